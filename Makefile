@@ -1,0 +1,64 @@
+# One verb a target. Scripts and people rely on these names.
+export UV_PYTHON_PREFERENCE ?= only-system
+SHELL := /bin/bash
+UV := uv
+SYNC := $(UV) sync --frozen --all-packages --extra cpu --extra train --group dev --quiet
+RUN := $(UV) run --frozen --no-sync
+CLUSTER ?=
+REGISTRY ?=
+CLAIM_API ?= nodeclaim
+
+.DEFAULT_GOAL := help
+.PHONY: help uv sync run down test test-fast lint types imports format control-plane control-plane-down cluster cluster-down images bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+uv:
+	@command -v $(UV) >/dev/null || python3 -m pip install --quiet --root-user-action=ignore uv
+
+sync: uv ## the Python environment (.venv) from uv.lock
+	@$(SYNC)
+
+run: sync ## the main job: cluster, operator, model, a printed chat answer; leaves it running
+	@$(RUN) kaito-local run $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY)) --claim-api $(CLAIM_API)
+
+down: sync ## removes everything that make run, cluster and control-plane started
+	@$(RUN) kaito-local down
+
+test: sync lint types imports ## the whole suite, what CI calls
+	@$(RUN) kaito-local tools
+	@$(RUN) pytest -q
+
+test-fast: sync ## the unit part, under a minute
+	@$(RUN) pytest -q -m "not integration and not engine and not e2e and not slow"
+
+lint: sync ## ruff
+	@$(RUN) ruff check . && $(RUN) ruff format --check .
+
+format: sync ## ruff, writing
+	@$(RUN) ruff check --fix . ; $(RUN) ruff format .
+
+types: sync ## mypy, strict
+	@$(RUN) mypy
+
+imports: sync ## which package may import which
+	@$(RUN) lint-imports
+
+control-plane: sync ## etcd + kube-apiserver with the CRDs; the last line is the KUBECONFIG path
+	@$(RUN) kaito-local control-plane up
+
+control-plane-down: sync ## ends it
+	@$(RUN) kaito-local control-plane down
+
+cluster: sync ## the full local cluster; the last line is the KUBECONFIG path
+	@$(RUN) kaito-local cluster up
+
+cluster-down: sync ## ends it
+	@$(RUN) kaito-local cluster down
+
+images: sync ## every service's image, for the local registry
+	@$(RUN) kaito-local images
+
+bench: sync ## every benchmark, a table at the end
+	@$(RUN) python -m benchmarks
