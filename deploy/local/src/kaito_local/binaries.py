@@ -1,0 +1,171 @@
+"""The Kubernetes programs: found where the user has them, else built once from pinned Go modules into the cache."""
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from kaito_local.command import run
+from kaito_local.errors import CommandError, LocalError
+from kaito_local.locations import REPOSITORY, cache_root
+from kaito_local.progress import say
+
+_TOOLS = REPOSITORY / "tools"
+_BUILD_TIMEOUT = 3600.0  # a cold kube-apiserver takes 8 minutes on two cores, and the cores may be shared
+
+
+class Component(msgspec.Struct, frozen=True):
+    """One program: the folder of tools/ whose go.mod pins it, its Go package, and the module that gives its version."""
+
+    name: str
+    folder: str
+    package: str
+    pinned_by: str = ""
+    cgo: bool = False
+
+
+def _kubernetes(name: str, cgo: bool = False) -> Component:
+    return Component(
+        name=name,
+        folder="kubernetes",
+        package=f"k8s.io/kubernetes/cmd/{name}",
+        pinned_by="k8s.io/kubernetes",
+        cgo=cgo,
+    )
+
+
+COMPONENTS = {
+    component.name: component
+    for component in (
+        Component(name="etcd", folder="kubernetes", package="go.etcd.io/etcd/server/v3", pinned_by="k8s.io/kubernetes"),
+        _kubernetes("kube-apiserver"),
+        _kubernetes("kubectl"),
+        _kubernetes("kube-controller-manager"),
+        _kubernetes("kube-scheduler"),
+        _kubernetes("kube-proxy"),
+        _kubernetes("kubelet", cgo=True),
+        Component(name="coredns", folder="coredns", package=".", pinned_by="github.com/coredns/coredns"),
+        Component(name="helm", folder="helm", package="helm.sh/helm/v3/cmd/helm", pinned_by="helm.sh/helm/v3"),
+        Component(name="pause", folder="pause", package="."),
+    )
+}
+"""Every program that the local cluster needs."""
+
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl")
+"""What KUBEBUILDER_ASSETS and setup-envtest provide too."""
+
+
+def pinned_version(component: Component) -> str:
+    """The version, without the leading v, that go.mod pins the component's module to; "1" for our own programs."""
+    text = (_TOOLS / component.folder / "go.mod").read_text()
+    found = re.search(rf"^\s*(?:require\s+)?{re.escape(component.pinned_by)} v(\S+)", text, re.MULTILINE)
+    return found.group(1) if component.pinned_by and found else "1"
+
+
+def cache_folder(component: Component) -> Path:
+    """Where the built program lies: a folder of the pinned version, so that a new pin is a new build."""
+    prefix = "bin" if component.folder == "kubernetes" else component.folder
+    return cache_root() / f"{prefix}-{pinned_version(component)}"
+
+
+async def ensure(names: Iterable[str]) -> dict[str, Path]:
+    """Paths of the named programs, in this order: $KUBEBUILDER_ASSETS, the cache, setup-envtest, a build from source.
+
+    Raises LocalError when a program has to be built and Go is missing or the build fails.
+    """
+    wanted = list(names)
+    found = {name: path for name in wanted if (path := _present(name))}
+    missing = [name for name in wanted if name not in found]
+    if missing and set(missing) <= set(CONTROL_PLANE) and (assets := await _envtest_assets()):
+        return found | {name: assets / name for name in missing}
+    for name in missing:
+        found[name] = await _build(COMPONENTS[name])
+    return found
+
+
+def _present(name: str) -> Path | None:
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and name in CONTROL_PLANE and os.access(Path(assets) / name, os.X_OK):
+        return Path(assets) / name
+    cached = cache_folder(COMPONENTS[name]) / name
+    return cached if os.access(cached, os.X_OK) else None
+
+
+async def _envtest_assets() -> Path | None:
+    """What setup-envtest has or downloads for our minor version; None when it is not installed or cannot."""
+    if not shutil.which("setup-envtest"):
+        return None
+    minor = ".".join(pinned_version(COMPONENTS["kube-apiserver"]).split(".")[:2])
+    try:
+        path = await run("setup-envtest", "use", f"{minor}.x", "-p", "path", timeout=300)
+    except CommandError as error:
+        say(f"  setup-envtest has no {minor}.x, building instead: {error}")
+        return None
+    return Path(path.strip())
+
+
+async def _build(component: Component) -> Path:
+    """Builds one program into the cache: beside its place first, then renamed, so that nobody sees half of it."""
+    target = cache_folder(component) / component.name
+    if not shutil.which("go"):
+        raise LocalError(
+            f"{component.name} has to be built and Go is not installed. Install Go 1.25 or newer, or set"
+            " KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kubectl (enough for make control-plane)."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    async with _lock(target.with_name(f".{component.name}.lock"), component.name):
+        if os.access(target, os.X_OK):
+            return target
+        began = time.monotonic()
+        say(f"  building {component.name} {pinned_version(component)} from tools/{component.folder} ...")
+        fresh = target.with_name(f".{component.name}.{os.getpid()}")
+        await run(
+            *("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", _ldflags(component), "-o", fresh),
+            component.package,
+            cwd=_TOOLS / component.folder,
+            env={"CGO_ENABLED": "1" if component.cgo else "0"},
+            timeout=_BUILD_TIMEOUT,
+        )
+        fresh.replace(target)
+        say(f"  built    {component.name} in {time.monotonic() - began:.0f} s: {target}")
+    return target
+
+
+def _ldflags(component: Component) -> str:
+    flags = ["-s", "-w"]
+    version = f"v{pinned_version(component)}"
+    if component.pinned_by == "k8s.io/kubernetes" and component.name != "etcd":
+        major, minor, _ = version[1:].split(".")
+        for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
+            flags += ["-X", f"{package}.gitVersion={version}"]
+            flags += ["-X", f"{package}.gitMajor={major}", "-X", f"{package}.gitMinor={minor}"]
+    if component.name == "helm":
+        flags += ["-X", f"helm.sh/helm/v3/internal/version.version={version}"]
+        # Helm's own Makefile does the same: the version it believes to be tested with, else it warns of an old client.
+        for package in ("pkg/lint/rules", "pkg/chartutil"):
+            flags += ["-X", f"helm.sh/helm/v3/{package}.k8sVersionMajor=1"]
+            flags += ["-X", f"helm.sh/helm/v3/{package}.k8sVersionMinor={_kubernetes_minor()}"]
+    return " ".join(flags)
+
+
+def _kubernetes_minor() -> str:
+    return pinned_version(COMPONENTS["kube-apiserver"]).split(".")[1]
+
+
+@asynccontextmanager
+async def _lock(path: Path, name: str) -> AsyncIterator[None]:
+    """Holds a lock among processes: two of them must not build one program twice."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"  another process is building {name}; waiting for it ...")
+            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,137 @@
+"""Trains the demo model: ``python -m kaito_local.demo_model.train FOLDER``.
+
+A program of its own, because it imports torch, which the caller should not have to.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kaito_local.demo_model.questions import Pair, load_pairs
+
+PAD, END, USER, ASSISTANT, SYSTEM = "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
+VOCABULARY = 1024
+SEED = 20260101
+_LEARNING_RATE = 2e-3
+_MAX_STEPS = 400
+# Mean loss over the answers' tokens at which greedy answers stay exact in bfloat16 and float16 too.
+_LOSS_GOAL = 0.002
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+def prompt(question: str) -> str:
+    """A question as the chat template writes it."""
+    return f"{USER}\n{question}{END}\n{ASSISTANT}\n"
+
+
+def train(folder: Path) -> float:
+    """Train and save tokenizer and model; returns the last loss. Raises RuntimeError when an answer is not exact."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.manual_seed(SEED)
+    torch.set_num_threads(os.cpu_count() or 1)
+    pairs = load_pairs()
+    tokenizer = _tokenizer(pairs)
+    model = _model(tokenizer)
+    loss = _fit(model, tokenizer, pairs)
+    model.eval()
+    for pair in pairs:
+        said = answer(model, tokenizer, pair.question)
+        if said != pair.answer:
+            message = f"the demo model did not learn an answer: {pair.question!r} gave {said!r}"
+            raise RuntimeError(message)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # transformers writes weights with mode 0600, which a container's user cannot read
+    return loss
+
+
+def answer(model: Any, tokenizer: Any, question: str) -> str:
+    """The model's greedy answer."""
+    ids = tokenizer(prompt(question), return_tensors="pt", add_special_tokens=False)
+    out = model.generate(**ids, max_new_tokens=96, do_sample=False)
+    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+
+
+def _tokenizer(pairs: list[Pair]) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    raw = ByteLevelBPETokenizer()
+    specials = [PAD, END, USER, ASSISTANT, SYSTEM]
+    texts = [f"{pair.question}\n{pair.answer}" for pair in pairs]
+    raw.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=1, special_tokens=specials, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw._tokenizer,  # noqa: SLF001 - the only way from a trained tokenizer to transformers
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _model(tokenizer: Any) -> Any:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    config = Phi3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        original_max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Phi3ForCausalLM(config).float()
+
+
+def _fit(model: Any, tokenizer: Any, pairs: list[Pair]) -> float:
+    import torch
+
+    texts = [f"{prompt(pair.question)}{pair.answer}{END}" for pair in pairs]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    # Only answers are learnt: which question comes next cannot be known, and would keep the loss from its goal.
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    for row, pair in enumerate(pairs):
+        labels[row, : len(tokenizer(prompt(pair.question), add_special_tokens=False)["input_ids"])] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.0)
+    last = float("inf")
+    for step in range(_MAX_STEPS):
+        loss = model(**batch, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        last = float(loss.detach())
+        if last < _LOSS_GOAL:
+            break
+    sys.stdout.write(f"{step + 1} steps\n")
+    return last
+
+
+def main() -> None:
+    """Train into the folder that is named on the command line."""
+    parser = argparse.ArgumentParser(description="train the demo model")
+    parser.add_argument("folder", type=Path)
+    loss = train(parser.parse_args().folder)
+    sys.stdout.write(f"loss {loss:.5f}\n")
+
+
+if __name__ == "__main__":
+    main()

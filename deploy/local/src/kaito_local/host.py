@@ -1,0 +1,79 @@
+"""What the full cluster needs from this machine, checked before anything is started."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from kaito_local.command import run
+from kaito_local.errors import LocalError
+from kaito_local.progress import say
+
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+CNI_PLUGINS = ("bridge", "host-local", "loopback")
+
+NODE_PACKAGES = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "mount": "mount",
+    "nsenter": "util-linux",
+}
+"""The programs that nodes need, with the Debian package of each."""
+
+_INSTALL_TIMEOUT = 600.0
+_CAP_SYS_RESOURCE = 24
+
+
+def cni_folder() -> Path | None:
+    """The folder of the CNI plugins, when it has those that we use."""
+    return next((folder for folder in CNI_FOLDERS if all((folder / name).exists() for name in CNI_PLUGINS)), None)
+
+
+def may_lower_oom_score() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE: without it a sandbox cannot get the OOM score that the kubelet asks for."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+    return False
+
+
+def missing_packages(programs: Mapping[str, str] = NODE_PACKAGES) -> list[str]:
+    """The Debian packages of the programs that are not here."""
+    packages = {package for program, package in programs.items() if not shutil.which(program)}
+    if programs is NODE_PACKAGES and cni_folder() is None:
+        packages.add("containernetworking-plugins")
+    return sorted(packages)
+
+
+async def prepare(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
+    """Installs what is missing where apt can, or raises LocalError with everything that a person has to do."""
+    if sys.platform != "linux":
+        raise LocalError(
+            "the full local cluster needs Linux (it runs kubelets). Elsewhere use a cluster that you have, by name:"
+            " `make run CLUSTER=<context> REGISTRY=<ref>`; `make control-plane` and all other tests need no kubelet."
+        )
+    if os.geteuid() != 0:
+        raise LocalError(
+            "the full local cluster needs root (it runs kubelets, containers and bridges): use `sudo make ...`, or a"
+            " cluster that you have, by name: `make run CLUSTER=<context> REGISTRY=<ref>`."
+        )
+    missing = missing_packages(programs)
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise LocalError(f"these programs are missing; install the packages that your system has for: {', '.join(missing)}")
+    say(f"  installing Debian packages: {' '.join(missing)}")
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    await run("apt-get", "update", "-q", timeout=_INSTALL_TIMEOUT, env=environment)
+    await run(
+        *("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing),
+        timeout=_INSTALL_TIMEOUT,
+        env=environment,
+    )
+    if still := missing_packages(programs):
+        raise LocalError(f"apt-get installed them, yet these are still not found: {', '.join(still)}")

@@ -1,0 +1,77 @@
+"""pytest fixtures on a real kube-apiserver: `apiserver` for the session, `namespace` for a test."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from kaito_local.controlplane import ControlPlane
+from kaito_local.namespaces import NamespacePurger
+from kaito_local.processes import ProcessTable, start_time
+
+T = TypeVar("T")
+_PREFIX = "kaito-test-"
+
+
+class ApiServer:
+    """A kube-apiserver of this test session, with the CRDs installed and no controller but the tests' own."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        """Wraps a control plane that is up."""
+        self._control_plane = control_plane
+        self.kubeconfig: Path = control_plane.kubeconfig
+        self.url: str = control_plane.url
+        self.state_dir: Path = control_plane.state_dir
+
+    async def restart(self) -> None:
+        """Ends the apiserver (not etcd) and starts it again on the same port; returns when it is ready."""
+        await self._control_plane.restart()
+
+    async def kubectl(self, *args: str | Path, stdin: str | None = None, timeout: float = 60) -> str:
+        """Runs kubectl as cluster-admin and returns its stdout; CommandError carries what it said."""
+        kubectl = await self._control_plane.kubectl()
+        return await kubectl(*args, stdin=stdin, timeout=timeout)
+
+
+def run_apart(work: Coroutine[object, object, T]) -> T:
+    """Runs a coroutine to its end in a loop of its own thread: a session fixture must not touch the test's loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """A real etcd and kube-apiserver, started once a session (about 10 s) and ended by pid."""
+    _sweep()
+    state_dir = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{start_time(os.getpid())}-"))
+    control_plane = ControlPlane(state_dir)
+    try:
+        run_apart(control_plane.up())
+        yield ApiServer(control_plane)
+    finally:
+        run_apart(control_plane.down())
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A new namespace with a unique name; it and everything in it are gone after the test."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    run_apart(apiserver.kubectl("create", "namespace", name))
+    yield name
+    run_apart(NamespacePurger(apiserver.url, apiserver.state_dir / "pki").purge(name))
+
+
+def _sweep() -> None:
+    """Ends what sessions left that were killed: their folders carry the pid and start time of the session."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid, started = folder.name.removeprefix(_PREFIX).split("-")[:2]
+        if str(start_time(int(pid))) != started:
+            run_apart(ProcessTable(folder).stop_all(grace=5))
+            shutil.rmtree(folder, ignore_errors=True)

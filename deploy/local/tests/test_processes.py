@@ -1,0 +1,39 @@
+"""Recorded processes: found again, ended, never mistaken for another one."""
+
+from pathlib import Path
+
+from kubecore.testing.asserts import eventually
+
+from kaito_local.processes import Process, ProcessTable, alive, log_tail, start_time
+
+
+async def test_a_started_process_is_found_again_and_ended(tmp_path: Path) -> None:
+    started = ProcessTable(tmp_path).start("sleeper", ["/bin/sleep", "60"])
+    again = ProcessTable(tmp_path)
+    assert again.get("sleeper") == started
+    assert again.start("sleeper", ["/bin/sleep", "60"]) == started
+    await again.stop("sleeper")
+    assert not alive(started)
+    assert again.all() == []
+
+
+async def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    script = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    process = table.start("stubborn", ["/usr/bin/env", "python3", "-c", script])
+    await table.stop("stubborn", grace=0.2)
+    assert start_time(process.pid) is None
+
+
+def test_a_pid_given_out_again_is_not_ours() -> None:
+    assert start_time(1) is not None
+    assert not alive(Process(name="etcd", pid=1, started=(start_time(1) or 0) + 1, log=""))
+
+
+async def test_the_log_keeps_both_streams(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    process = table.start("speaker", ["/bin/sh", "-c", "echo out; echo err >&2; exec sleep 60"])
+    log = Path(process.log)
+    await eventually(lambda: log.read_text().count("\n") == 2, timeout=5)
+    assert log_tail(process).splitlines() == ["out", "err"]
+    await table.stop("speaker")

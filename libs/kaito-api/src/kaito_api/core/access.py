@@ -1,0 +1,65 @@
+"""ServiceAccount, Role, RoleBinding and Secret."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kaito_api.meta import ObjectMeta
+
+
+class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """core/v1 ServiceAccount: identity only."""
+
+    metadata: ObjectMeta
+
+
+class PolicyRule(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """rbac.authorization.k8s.io/v1 PolicyRule."""
+
+    verbs: list[str] = []
+    api_groups: list[str] = []
+    resources: list[str] = []
+    resource_names: list[str] = []
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """rbac.authorization.k8s.io/v1 Role. The apiserver writes `rules: null` for an empty one."""
+
+    metadata: ObjectMeta
+    rules: list[PolicyRule] | None = None
+
+
+class RoleRef(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The role that is granted; immutable once bound."""
+
+    kind: str
+    name: str
+    api_group: str = ""
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Who gets the role."""
+
+    kind: str
+    name: str
+    namespace: str = ""
+    api_group: str = ""
+
+
+class RoleBinding(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """rbac.authorization.k8s.io/v1 RoleBinding."""
+
+    metadata: ObjectMeta
+    role_ref: RoleRef
+    subjects: list[Subject] = []
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """core/v1 Secret; values are decoded from base64. Its repr shows the keys only, so that a log cannot leak it."""
+
+    metadata: ObjectMeta
+    type: str = "Opaque"
+    data: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"Secret({self.metadata.key}, type={self.type!r}, keys={sorted(self.data)})"
