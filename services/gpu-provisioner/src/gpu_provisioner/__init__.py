@@ -1,0 +1,1 @@
+"""Turns Machine and NodeClaim objects into AKS agent pools, and takes the pools away again."""

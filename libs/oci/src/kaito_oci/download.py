@@ -1,0 +1,241 @@
+"""One blob as a stream of bytes: verified against its digest, picked up by Range where the connection broke.
+
+oras-py's `download_blob` writes whatever arrives, starts anew after a break and never looks at the digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+
+from kaito_oci import digest as digests
+from kaito_oci import refusal, retry
+from kaito_oci.errors import DigestMismatch, DiskFull, Truncated, Unavailable
+from kaito_oci.manifest import Descriptor
+from kaito_oci.operation import CURRENT
+from kaito_oci.registry import NETWORK_ERRORS, HardenedRegistry, blob_missing
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+BLOCK = 1024 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+
+OnBytes = Callable[[int], None]
+
+
+class BlobStream:
+    """Reads one blob in order. The last read verifies the digest: until then nothing that was read may be believed."""
+
+    def __init__(
+        self,
+        registry: HardenedRegistry,
+        descriptor: Descriptor,
+        *,
+        on_bytes: OnBytes | None = None,
+        offset: int = 0,
+        state: _Hash | None = None,
+    ) -> None:
+        """Start at `offset`, whose earlier bytes are already in `state`."""
+        self._registry = registry
+        self._descriptor = descriptor
+        self._on_bytes = on_bytes
+        self._position = offset
+        self._state = state or digests.hasher(descriptor.digest)
+        self._response: requests.Response | None = None
+        self._breaks = 0
+        self._pace = _Pace(registry.settings.patience.stall, registry.settings.patience.min_rate)
+        self._verified = False
+
+    @property
+    def position(self) -> int:
+        """Bytes of the blob delivered so far."""
+        return self._position
+
+    def read(self, size: int = BLOCK) -> bytes:
+        """Some bytes, at most `size`; b"" at the verified end. Raises DigestMismatch, Truncated, Unavailable and others."""
+        while self._position < self._descriptor.size:
+            if self._response is None:
+                self._response = self._open()
+            try:
+                chunk: bytes = self._response.raw.read1(size, decode_content=False)
+                self._pace.add(len(chunk))
+            except (*NETWORK_ERRORS, _TooSlow) as error:
+                self._broken(error)
+                continue
+            if not chunk:
+                self._broken(None)
+                continue
+            return self._take(chunk)
+        self._finish()
+        return b""
+
+    def close(self) -> None:
+        """Drop the connection; allowed at any time."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _take(self, chunk: bytes) -> bytes:
+        self._breaks = 0
+        self._position += len(chunk)
+        if self._position > self._descriptor.size:
+            raise self._mismatch(f"more than the {self._descriptor.size} bytes that the manifest names")
+        self._state.update(chunk)
+        if self._on_bytes:
+            self._on_bytes(len(chunk))
+        return chunk
+
+    def _finish(self) -> None:
+        if self._verified:
+            return
+        if not digests.matches(self._state, self._descriptor.digest):
+            raise self._mismatch(f"bytes with digest {self._state.name}:{self._state.hexdigest()}")
+        self._verified = True
+        self.close()
+
+    def _open(self) -> requests.Response:
+        reference, wanted = self._registry.reference, self._descriptor.digest
+        headers = {"Range": f"bytes={self._position}-"} if self._position else {}
+        response = self._registry.do_request(self._registry.url(f"blobs/{wanted}"), headers=headers, stream=True)
+        if response.status_code == 404:
+            response.close()
+            raise blob_missing(reference, wanted)
+        if response.status_code not in {200, 206}:
+            with response:
+                raise refusal.error(response, f"{reference.name}, blob {wanted}")
+        self._pace.restart()
+        if response.status_code == 206:
+            self._check_range(response)
+        elif self._position:
+            self._skip(response)
+        return response
+
+    def _check_range(self, response: requests.Response) -> None:
+        found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        if not found or int(found.group(1)) != self._position:
+            response.close()
+            raise self._mismatch("another range of it than was asked for")
+
+    def _skip(self, response: requests.Response) -> None:
+        """The registry ignores Range: read again what is already here."""
+        left = self._position
+        while left:
+            try:
+                chunk = response.raw.read1(min(left, BLOCK), decode_content=False)
+                self._pace.add(len(chunk))
+            except (*NETWORK_ERRORS, _TooSlow) as error:
+                response.close()
+                raise Truncated(
+                    f"{self._what}: the connection broke, and the registry does not support Range"
+                ) from error
+            if not chunk:
+                raise Truncated(f"{self._what}: the connection ended early, and the registry does not support Range")
+            left -= len(chunk)
+
+    def _broken(self, error: Exception | None) -> None:
+        """The connection broke or ended early: wait a little, then let the next read open it again."""
+        self.close()
+        operation = CURRENT.get()
+        operation.check()
+        self._breaks += 1
+        patience = self._registry.settings.patience
+        if self._breaks >= patience.attempts:
+            got = f"{self._position} of {self._descriptor.size} bytes"
+            if isinstance(error, _TooSlow):
+                slow = f"less than {patience.min_rate} bytes/s for {patience.stall:g} s"
+                raise Unavailable(f"{self._what}: {self._registry.hostname} sends {slow}, after {got}") from error
+            raise Truncated(f"{self._what}: the connection ends after {got}, {self._breaks} times in a row") from error
+        operation.wait(retry.pause(patience, self._breaks - 1, random.random(), None))  # noqa: S311 - spreads load
+
+    def _mismatch(self, sent: str) -> DigestMismatch:
+        self.close()
+        return DigestMismatch(f"{self._what}: the registry sent {sent}")
+
+    @property
+    def _what(self) -> str:
+        return f"{self._registry.reference.name}, blob {self._descriptor.digest[:19]}"
+
+
+def download(registry: HardenedRegistry, descriptor: Descriptor, target: Path, on_bytes: OnBytes | None = None) -> None:
+    """Fetch a blob to `target`. What an earlier, broken call left in `<target>.part` is hashed and continued."""
+    part = target.with_name(f"{target.name}.part")
+    with disk_errors(target), part.open("ab") as file:
+        state, offset = _resume(part, descriptor)
+        if offset == 0:
+            file.truncate(0)
+        elif on_bytes:
+            on_bytes(offset)
+        stream = BlobStream(registry, descriptor, on_bytes=on_bytes, offset=offset, state=state)
+        try:
+            while chunk := stream.read():
+                file.write(chunk)
+        except DigestMismatch:
+            part.unlink(missing_ok=True)
+            raise
+        finally:
+            stream.close()
+    with disk_errors(target):
+        part.replace(target)
+
+
+def _resume(part: Path, descriptor: Descriptor) -> tuple[_Hash, int]:
+    """The hash and length of a part that is worth keeping; an empty start where it is longer than the blob."""
+    state, length = digests.hasher(descriptor.digest), part.stat().st_size
+    if length > descriptor.size:
+        return state, 0
+    with part.open("rb") as file:
+        while chunk := file.read(BLOCK):
+            state.update(chunk)
+    if length == descriptor.size and not digests.matches(state, descriptor.digest):
+        return digests.hasher(descriptor.digest), 0
+    return state, length
+
+
+class disk_errors:  # noqa: N801 - used as a block, reads as one
+    """Turns "no space left" into DiskFull; other file errors pass."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            free = os.statvfs(self._target.parent)
+            left = free.f_bavail * free.f_frsize
+            raise DiskFull(f"no space left under {self._target.parent} ({left // 2**20} MiB free)") from error
+
+
+class _TooSlow(Exception):  # noqa: N818 - internal signal
+    pass
+
+
+class _Pace:
+    """Notices a body that trickles."""
+
+    def __init__(self, seconds: float, rate: int) -> None:
+        self._seconds = seconds
+        self._rate = rate
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.monotonic()
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        self._bytes += count
+        elapsed = time.monotonic() - self._since
+        if elapsed >= self._seconds:
+            if self._bytes < self._rate * elapsed:
+                raise _TooSlow
+            self.restart()

@@ -1,0 +1,77 @@
+"""Opening an image: the right credentials, the manifest verified, the platform chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+import msgspec
+
+from kaito_oci import manifest as manifests
+from kaito_oci.credentials import CredentialSource
+from kaito_oci.errors import Denied, InvalidManifest, NotFound, Unauthorized
+from kaito_oci.limits import Limits
+from kaito_oci.manifest import Index, Manifest, Platform
+from kaito_oci.platforms import choose
+from kaito_oci.reference import Reference
+from kaito_oci.registry import HardenedRegistry
+from kaito_oci.settings import RegistrySettings
+
+_T = TypeVar("_T")
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reference means right now."""
+
+    digest: str
+    """Digest that the tag has: of the index where there is one. This is what `repo@digest` in a status should say."""
+    manifest_digest: str
+    """Digest of the manifest for this machine; equal to `digest` where there is no index."""
+    manifest: Manifest
+    raw: bytes
+    """The manifest's exact bytes."""
+
+
+def effective(settings: RegistrySettings | None, plain_http_hosts: Collection[str]) -> RegistrySettings:
+    """The settings with the plain hosts added."""
+    base = settings or RegistrySettings()
+    plain = frozenset(base.plain_http_hosts) | frozenset(plain_http_hosts)
+    return msgspec.structs.replace(base, plain_http_hosts=plain)
+
+
+def connect(
+    reference: Reference, auth: CredentialSource, settings: RegistrySettings, first: Callable[[HardenedRegistry], _T]
+) -> tuple[HardenedRegistry, _T]:
+    """Do the first request with one credential after the other, until one is let in; the client that was, and the answer.
+
+    Without any entry for the registry the request is anonymous. A wrong credential is an error, not a reason to go anonymous.
+    """
+    candidates = auth.candidates(reference)
+    refused: Exception | None = None
+    for credential in candidates or (None,):
+        registry = HardenedRegistry(reference, credential, settings)
+        try:
+            return registry, first(registry)
+        except (Unauthorized, Denied, NotFound) as error:
+            registry.session.close()
+            # Registries hide private repositories behind 404: the more telling refusal is kept.
+            refused = error if refused is None or isinstance(refused, NotFound) else refused
+    assert refused is not None
+    if isinstance(refused, Unauthorized) and not candidates:
+        hint = f"no credentials for {reference.registry} were given: name a pull or push Secret with an entry for this host"
+        raise Unauthorized(f"{refused}; {hint}") from refused
+    raise refused
+
+
+def read_image(registry: HardenedRegistry, platform: Platform, limits: Limits) -> Image:
+    """The manifest behind the client's reference, through an index if need be, every step verified."""
+    raw, content_type, digest = registry.read_manifest(registry.reference.target, limits)
+    parsed = manifests.parse(raw, content_type, limits)
+    if isinstance(parsed, Manifest):
+        return Image(digest=digest, manifest_digest=digest, manifest=parsed, raw=raw)
+    entry = choose(parsed, platform)
+    raw, content_type, inner = registry.read_manifest(entry.digest, limits, entry.size)
+    parsed = manifests.parse(raw, content_type, limits)
+    if isinstance(parsed, Index):
+        raise InvalidManifest(f"{registry.reference}: an index inside of an index")
+    return Image(digest=digest, manifest_digest=inner, manifest=parsed, raw=raw)

@@ -1,0 +1,1 @@
+"""Claims: the requests for machines, of both kinds, and their life."""

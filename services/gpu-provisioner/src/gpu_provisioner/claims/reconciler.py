@@ -1,0 +1,178 @@
+"""The checklist loop of a claim: not ours? deleting? finalizer and pool chosen; then one look, one write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from kubecore.controller import Result
+from kubecore.events import EventRecorder
+
+from gpu_provisioner.claims import conditions
+from gpu_provisioner.claims.options import InvalidClaim, LaunchOption, launch_options, parse_option
+from gpu_provisioner.claims.plan import ClaimPlan, ClaimStatus, invalid_status, plan_claim, status_patch
+from gpu_provisioner.claims.termination import Terminator
+from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimKind, ClaimView
+from gpu_provisioner.cloud.failure import NEXT_OPTION
+from gpu_provisioner.cloud.stockouts import Stockouts
+from gpu_provisioner.ledger import Ledger
+from gpu_provisioner.metrics import Metrics
+from gpu_provisioner.observe import Observer
+from gpu_provisioner.pools.plan import Outcome
+from gpu_provisioner.pools.shape import pool_name, pool_shape
+from kaito_api import labels
+from kaito_api.conditions import ClaimCondition
+from kaito_api.core.node import Node
+from kaito_api.meta import Key, Resource
+from kaito_api.resources import MACHINES, NODECLAIMS, NODES
+from kubecore.client import Client
+from kubecore.clock import Clock
+from kubecore.errors import NotFound
+
+_PHASES = (ClaimCondition.LAUNCHED, ClaimCondition.REGISTERED, ClaimCondition.INITIALIZED)
+
+
+class ClaimReconciler:
+    """One key is one claim: Key(kind, name)."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        observer: Observer,
+        ledger: Ledger,
+        stockouts: Stockouts,
+        terminator: Terminator,
+        metrics: Metrics,
+        events: EventRecorder,
+        clock: Clock,
+        shared_pools: bool,
+        wake_pool: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._observer = observer
+        self._ledger = ledger
+        self._stockouts = stockouts
+        self._terminator = terminator
+        self._metrics = metrics
+        self._events = events
+        self._clock = clock
+        self._shared = shared_pools
+        self._wake_pool = wake_pool
+
+    async def reconcile(self, key: Key) -> Result | None:
+        """One look at the claim."""
+        claim = self._observer.claim(key)
+        if claim is None or not claim.managed:
+            return None
+        if claim.deleting:
+            return await self._terminator.finish(claim)
+        options = launch_options(claim)
+        if isinstance(options, InvalidClaim):
+            return await self._refuse(claim, options)
+        if not claim.finalized or not claim.pool or self._moved(claim):
+            return await self._choose(claim, options)
+        outcome = self._ledger.outcome(claim.uid)
+        if outcome.outcome is Outcome.VANISHED:
+            return await self._replace(claim, "vanished", "its machine no longer exists")
+        nodes = self._observer.nodes_of_provider(claim.provider_id or outcome.provider_id)
+        if any(node.metadata.deleting for node in nodes):
+            return await self._replace(claim, "node deleted", "its node was deleted")
+        if outcome.outcome is Outcome.FAILED:
+            self._next_option(claim, options)
+        option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
+        plan = plan_claim(claim, outcome, nodes, option, self._clock.now())
+        await self._write(claim, plan, nodes)
+        if not claim.provider_id:
+            self._wake_pool(claim.pool)
+        return None
+
+    async def _choose(self, claim: ClaimView, options: tuple[LaunchOption, ...]) -> Result | None:
+        """Finalizer, alternative and pool name in one patch: nothing is bought before this is stored."""
+        now = self._clock.monotonic()
+        stored = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
+        keep = stored is not None and stored in options and claim.uid not in self._ledger.moving
+        option = stored if keep and stored is not None else self._stockouts.choose(options, now) or options[0]
+        shape = pool_shape(claim, option)
+        name = shape if isinstance(shape, InvalidClaim) else pool_name(claim, shape, shared=self._shared)
+        if isinstance(name, InvalidClaim):
+            return await self._refuse(claim, name)
+        finalizers = claim.finalizers if claim.finalized else [*claim.finalizers, labels.KARPENTER_FINALIZER]
+        patch = {
+            "metadata": {
+                "resourceVersion": claim.resource_version,
+                "finalizers": finalizers,
+                "annotations": {AGENT_POOL_ANNOTATION: name, LAUNCH_OPTION_ANNOTATION: str(option)},
+            }
+        }
+        self._ledger.forget_claim(claim.uid)
+        await self._client.patch(self._resource(claim), Key("", claim.name), patch)
+        return None  # the watch brings the stored object back, and with it the next look
+
+    def _moved(self, claim: ClaimView) -> bool:
+        """Whether the claim has left its old pool and may choose another."""
+        return claim.uid in self._ledger.moving and self._ledger.outcome(claim.uid).outcome is Outcome.GONE
+
+    def _next_option(self, claim: ClaimView, options: tuple[LaunchOption, ...]) -> None:
+        """After a failure of a class that another alternative may avoid: leave this pool, if there is one left to try."""
+        failure = self._ledger.outcome(claim.uid).failure
+        current = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
+        if failure is None or failure.failure not in NEXT_OPTION or claim.provider_id:
+            return
+        alternative = self._stockouts.choose(options, self._clock.monotonic())
+        if alternative is None or alternative == current:
+            return
+        message = f"{failure.failure} for {current}: {failure.message} Trying {alternative} next."
+        self._event(claim, "Warning", failure.failure, message)
+        self._ledger.moving.add(claim.uid)
+        self._wake_pool(claim.pool)
+
+    async def _refuse(self, claim: ClaimView, invalid: InvalidClaim) -> Result | None:
+        self._event(claim, "Warning", "InvalidClaim", invalid.message)
+        await self._write(claim, ClaimPlan(status=invalid_status(claim, invalid.message, self._clock.now())), ())
+        return None
+
+    async def _replace(self, claim: ClaimView, cause: str, message: str) -> Result | None:
+        """A live claim whose machine is lost is deleted: whoever made it makes another."""
+        self._metrics.replaced.labels(cause).inc()
+        self._event(
+            claim, "Warning", "MachineLost", f"{message}; the claim is deleted so that its owner can replace it"
+        )
+        await self._client.delete(self._resource(claim), Key("", claim.name), uid=claim.uid)
+        return None
+
+    async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> None:
+        """Node first: a claim is never Ready before its node carries what the claim asks for."""
+        if not plan.node.empty and len(nodes) == 1:
+            try:
+                await self._client.patch(NODES, nodes[0].metadata.key, plan.node.body(nodes[0]))
+            except NotFound:
+                return  # the node went meanwhile: its watch brings us back
+        body = status_patch(claim, plan.status)
+        version = claim.resource_version
+        if body is not None:
+            await self._client.patch(self._resource(claim), Key("", claim.name), body, subresource="status")
+            self._announce(claim, plan.status)
+            version = ""
+        if plan.labels:
+            metadata: dict[str, object] = {"labels": plan.labels}
+            if version:
+                metadata["resourceVersion"] = version
+            await self._client.patch(self._resource(claim), Key("", claim.name), {"metadata": metadata})
+
+    def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
+        """Metrics and events for the steps that this write has completed or failed."""
+        after = msgspec.structs.replace(claim, conditions=status.conditions)
+        for phase in _PHASES:
+            if conditions.is_done(after, phase) and not conditions.is_done(claim, phase) and claim.created is not None:
+                self._metrics.phase.labels(phase).observe((self._clock.now() - claim.created).total_seconds())
+        outcome = self._ledger.outcome(claim.uid)
+        if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
+            self._event(claim, "Warning", outcome.failure.failure, str(outcome.failure))
+
+    def _event(self, claim: ClaimView, type_: str, reason: str, message: str) -> None:
+        self._events.record(claim, self._resource(claim), type_, reason, message)
+
+    @staticmethod
+    def _resource(claim: ClaimView) -> Resource[object]:
+        return MACHINES if claim.kind is ClaimKind.MACHINE else NODECLAIMS  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""The cloud: typed errors, the AKS adapter, client-side rate limits."""

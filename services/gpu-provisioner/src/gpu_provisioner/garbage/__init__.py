@@ -1,0 +1,1 @@
+"""Garbage collection: pools without claims and claims without pools."""

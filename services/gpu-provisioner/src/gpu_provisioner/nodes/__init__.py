@@ -1,0 +1,1 @@
+"""Nodes: registration, initialization, drain, health."""

@@ -1,0 +1,119 @@
+"""The provisioner's look at the cluster: informer caches, and the questions that the decisions ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpu_provisioner.claims.view import ClaimKind, ClaimView, from_machine, from_node_claim
+from kaito_api import labels
+from kaito_api.core import VolumeAttachment
+from kaito_api.core.node import Node
+from kaito_api.core.pod import Pod
+from kaito_api.machine import Machine
+from kaito_api.meta import Key
+from kaito_api.nodeclaim import NodeClaim
+from kaito_api.resources import MACHINES, NODECLAIMS, NODES, PODS, VOLUMEATTACHMENTS
+from kubecore.client import Client
+from kubecore.informer import Informer
+
+BY_PROVIDER = "provider-id"
+BY_POOL = "agent-pool"
+BY_NODE = "node"
+
+
+class Observer:
+    """Informers on claims of the served kinds, Nodes, Pods and VolumeAttachments. `kinds` are those that the cluster has."""
+
+    def __init__(self, client: Client, kinds: Iterable[ClaimKind]) -> None:
+        kinds = set(kinds)
+        self.node_claims: Informer[NodeClaim] | None = None
+        self.machines: Informer[Machine] | None = None
+        if ClaimKind.NODE_CLAIM in kinds:
+            self.node_claims = Informer(
+                client,
+                NODECLAIMS,
+                indexes={
+                    BY_PROVIDER: lambda c: _some(c.status.provider_id),
+                    BY_POOL: lambda c: _some(from_node_claim(c).pool),
+                },
+            )
+        if ClaimKind.MACHINE in kinds:
+            self.machines = Informer(
+                client,
+                MACHINES,
+                indexes={
+                    BY_PROVIDER: lambda m: _some(m.status.provider_id),
+                    BY_POOL: lambda m: _some(from_machine(m).pool),
+                },
+            )
+        self.nodes: Informer[Node] = Informer(
+            client,
+            NODES,
+            indexes={
+                BY_PROVIDER: lambda n: _some(n.spec.provider_id),
+                BY_POOL: lambda n: _some(pool_of(n)),
+            },
+        )
+        self.pods: Informer[Pod] = Informer(client, PODS, indexes={BY_NODE: lambda p: _some(p.spec.node_name)})
+        self.attachments: Informer[VolumeAttachment] = Informer(
+            client, VOLUMEATTACHMENTS, indexes={BY_NODE: lambda a: _some(a.spec.node_name)}
+        )
+
+    def claim(self, key: Key) -> ClaimView | None:
+        """The claim of a work-queue key, managed or not."""
+        if key.namespace == ClaimKind.MACHINE:
+            machine = self.machines.get(Key("", key.name)) if self.machines else None
+            return from_machine(machine) if machine else None
+        claim = self.node_claims.get(Key("", key.name)) if self.node_claims else None
+        return from_node_claim(claim) if claim else None
+
+    def claims(self) -> list[ClaimView]:
+        """All claims that this provisioner manages."""
+        found = [from_node_claim(c) for c in self.node_claims.list()] if self.node_claims else []
+        found += [from_machine(m) for m in self.machines.list()] if self.machines else []
+        return [claim for claim in found if claim.managed]
+
+    def claims_of_pool(self, pool: str) -> list[ClaimView]:
+        """Managed claims that chose this pool, oldest first."""
+        found = [from_node_claim(c) for c in self.node_claims.by_index(BY_POOL, pool)] if self.node_claims else []
+        found += [from_machine(m) for m in self.machines.by_index(BY_POOL, pool)] if self.machines else []
+        managed = [claim for claim in found if claim.managed]
+        return sorted(managed, key=lambda c: (c.created.timestamp() if c.created else 0.0, c.kind, c.name))
+
+    def claims_of_provider(self, provider_id: str) -> list[ClaimView]:
+        """Managed claims whose machine has this providerID."""
+        found = (
+            [from_node_claim(c) for c in self.node_claims.by_index(BY_PROVIDER, provider_id)]
+            if self.node_claims
+            else []
+        )
+        found += [from_machine(m) for m in self.machines.by_index(BY_PROVIDER, provider_id)] if self.machines else []
+        return [claim for claim in found if claim.managed]
+
+    def nodes_of_provider(self, provider_id: str) -> tuple[Node, ...]:
+        """Nodes with this providerID: one, unless something is wrong."""
+        return tuple(self.nodes.by_index(BY_PROVIDER, provider_id)) if provider_id else ()
+
+    def nodes_of_pool(self, pool: str) -> list[Node]:
+        """Nodes of an agent pool that have a providerID."""
+        return [node for node in self.nodes.by_index(BY_POOL, pool) if node.spec.provider_id]
+
+    def pods_on(self, node: str) -> list[Pod]:
+        """Pods bound to the node."""
+        return self.pods.by_index(BY_NODE, node)
+
+    def volumes_on(self, node: str) -> list[str]:
+        """Volumes still attached to the node."""
+        return [
+            a.spec.source.persistent_volume_name or a.metadata.name for a in self.attachments.by_index(BY_NODE, node)
+        ]
+
+
+def pool_of(node: Node) -> str:
+    """The AKS agent pool of a node, "" for a node of none."""
+    marks = node.metadata.labels
+    return marks.get(labels.AGENT_POOL) or marks.get(labels.AGENT_POOL_LEGACY, "")
+
+
+def _some(value: str) -> tuple[str, ...]:
+    return (value,) if value else ()

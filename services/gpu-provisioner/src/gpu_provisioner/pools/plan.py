@@ -1,0 +1,309 @@
+"""What to do with one agent pool: a pure decision from what its claims ask for and what the cloud and the nodes show.
+
+Rules that hold whatever the order of events:
+- a pool that is not ours is never touched;
+- a machine is bound to a claim once, by providerID, oldest claim first, and never re-bound;
+- PUT never lowers the count: machines leave by name only, and the last one takes the pool along;
+- at most one verb is in flight per pool, except that a DELETE goes out at once, also during a create.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
+
+SURPLUS_SECONDS = 30.0
+"""How long a machine without a claim must have been seen before it is removed."""
+
+
+class CloudPool(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent pool as the cloud shows it. `settled` is False while AKS works on it."""
+
+    name: str
+    state: str
+    count: int
+    owned: bool
+    vm_size: str = ""
+    etag: str = ""
+    failure: CloudFailure | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether AKS has stopped working on it: a state that we do not know counts as work in progress."""
+        return self.state in ("Succeeded", "Failed", "Canceled")
+
+    @property
+    def going(self) -> bool:
+        """Whether it is being deleted."""
+        return self.state == "Deleting"
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of the pool with a Node. `first_seen` is in monotonic seconds."""
+
+    name: str
+    provider_id: str
+    first_seen: float
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim on the pool, oldest first in its list.
+
+    `deleting`: it wants no machine of this pool any more (deleted, or moving on to another instance type).
+    `released`: nothing runs on its node any more.
+    """
+
+    uid: str
+    provider_id: str = ""
+    deleting: bool = False
+    released: bool = False
+
+
+class Outcome(StrEnum):
+    """What a pool's decision means for one claim."""
+
+    WAITING = "Waiting"
+    BOUND = "Bound"
+    FAILED = "Failed"
+    GONE = "Gone"
+    """The claim's machine is proven gone: the finalizer may go."""
+    VANISHED = "Vanished"
+    """The machine is gone though the claim wants it: the claim must be replaced."""
+
+
+class ClaimOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome for the claim `uid`."""
+
+    uid: str
+    outcome: Outcome
+    provider_id: str = ""
+    failure: CloudFailure | None = None
+    message: str = ""
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Create the pool, or raise its count."""
+
+    count: int
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Delete the pool with all its machines."""
+
+
+class DeleteMachines(msgspec.Struct, frozen=True):
+    """Delete these machines; the others stay."""
+
+    names: tuple[str, ...]
+
+
+Action = Put | Delete | DeleteMachines
+
+
+class PoolObservation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the decision rests on.
+
+    `pool` is None when the cloud has none; `known` says that this was read after the last change that we sent, and
+    `first_seen` (monotonic seconds) when the pool was noticed first. `machines` are those with a Node; `listed` the names
+    that the cloud lists, or None where it was not asked. `in_flight` names the verb that we sent and whose end the cloud
+    has not shown yet; `blocked` is a failure that is still to be waited out.
+    """
+
+    claims: tuple[Demand, ...]
+    pool: CloudPool | None
+    known: bool
+    first_seen: float = 0.0
+    machines: tuple[Machine, ...] = ()
+    listed: frozenset[str] | None = None
+    in_flight: str = ""
+    blocked: CloudFailure | None = None
+
+
+class PoolDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """At most one call to the cloud, and what each claim learns. `wants_machines`: list the pool's machines first."""
+
+    action: Action | None = None
+    outcomes: tuple[ClaimOutcome, ...] = ()
+    wants_machines: bool = False
+    recheck_after: float | None = None
+
+
+def plan_pool(seen: PoolObservation, now: float) -> PoolDecision:
+    """The decision for one pool at `now` (monotonic seconds)."""
+    if not seen.known:
+        return PoolDecision(outcomes=_waiting(seen, "reading the agent pools"))
+    if seen.pool is not None and not seen.pool.owned:
+        return _taken(seen, seen.pool)
+    bindings = bind(seen.claims, seen.machines)
+    if seen.pool is None:
+        return _without_pool(seen, bindings)
+    return _with_pool(seen, seen.pool, bindings, now)
+
+
+def bind(claims: tuple[Demand, ...], machines: tuple[Machine, ...]) -> dict[str, str]:
+    """Uid to providerID: stored bindings first, then free machines to the oldest live claims without one."""
+    bound = {claim.uid: claim.provider_id for claim in claims if claim.provider_id}
+    taken = set(bound.values())
+    free = [m.provider_id for m in sorted(machines, key=lambda m: (m.first_seen, m.name)) if m.provider_id not in taken]
+    waiting = [claim.uid for claim in claims if not claim.provider_id and not claim.deleting]
+    return bound | dict(zip(waiting, free, strict=False))
+
+
+def _taken(seen: PoolObservation, pool: CloudPool) -> PoolDecision:
+    failure = CloudFailure(
+        failure=FailureClass.NAME_TAKEN,
+        code="PoolNameTaken",
+        message=f"the agent pool {pool.name} exists and does not carry this provisioner's mark; it is not touched",
+        retry_after=60.0,
+    )
+    return PoolDecision(
+        outcomes=tuple(
+            ClaimOutcome(uid=c.uid, outcome=Outcome.GONE)
+            if c.deleting
+            else ClaimOutcome(uid=c.uid, outcome=Outcome.FAILED, failure=failure)
+            for c in seen.claims
+        ),
+        recheck_after=60.0,
+    )
+
+
+def _without_pool(seen: PoolObservation, bindings: dict[str, str]) -> PoolDecision:
+    """No pool: deleting claims are done, bound ones lost their machine, the others need a PUT."""
+    outcomes = []
+    wanted = 0
+    for claim in seen.claims:
+        if claim.deleting:
+            sent = seen.in_flight == "put"
+            outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.WAITING if sent else Outcome.GONE))
+        elif claim.provider_id:
+            outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.VANISHED))
+        elif claim.uid in bindings:
+            outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.BOUND, provider_id=bindings[claim.uid]))
+        else:
+            wanted += 1
+            outcomes.append(_pending(claim.uid, seen.blocked))
+    if not wanted or seen.in_flight:
+        return PoolDecision(outcomes=tuple(outcomes))
+    if seen.blocked is not None:
+        return PoolDecision(outcomes=tuple(outcomes), recheck_after=seen.blocked.retry_after)
+    return PoolDecision(action=Put(wanted), outcomes=tuple(outcomes))
+
+
+def _with_pool(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], now: float) -> PoolDecision:
+    outcomes = _outcomes(seen, pool, bindings)
+    if not any(not c.deleting or (c.provider_id and not c.released) for c in seen.claims):
+        return _without_claims(seen, pool, outcomes, now)
+    if pool.going or seen.in_flight or not pool.settled:
+        return PoolDecision(outcomes=outcomes)
+    names, wait = _leaving(seen, bindings, pool, now)
+    if names and seen.listed is None:
+        return PoolDecision(outcomes=outcomes, wants_machines=True)
+    present = tuple(name for name in names if seen.listed is not None and name in seen.listed)
+    if present:
+        return PoolDecision(action=DeleteMachines(present), outcomes=outcomes)
+    return _grow(seen, pool, bindings, PoolDecision(outcomes=outcomes, recheck_after=wait))
+
+
+def _without_claims(
+    seen: PoolObservation, pool: CloudPool, outcomes: tuple[ClaimOutcome, ...], now: float
+) -> PoolDecision:
+    """Nobody needs the pool: DELETE at once for leaving claims, after a while for a pool that never had one."""
+    if pool.going or seen.in_flight == "delete":
+        return PoolDecision(outcomes=outcomes)
+    age = now - seen.first_seen
+    if not seen.claims and age < SURPLUS_SECONDS:
+        return PoolDecision(outcomes=outcomes, recheck_after=SURPLUS_SECONDS - age)
+    return PoolDecision(action=Delete(), outcomes=outcomes)
+
+
+def _grow(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], otherwise: PoolDecision) -> PoolDecision:
+    """Raise the count, or send a failed pool's PUT again, while a live claim has no machine and no failure is waited out."""
+    if all(c.deleting or c.uid in bindings for c in seen.claims):
+        return otherwise
+    if seen.blocked is not None:
+        return msgspec.structs.replace(otherwise, recheck_after=seen.blocked.retry_after)
+    needed = sum(1 for c in seen.claims if not c.deleting or c.provider_id)
+    if pool.count < needed or pool.state != "Succeeded":
+        return msgspec.structs.replace(otherwise, action=Put(max(pool.count, needed)))
+    return otherwise
+
+
+def _leaving(
+    seen: PoolObservation, bindings: dict[str, str], pool: CloudPool, now: float
+) -> tuple[tuple[str, ...], float | None]:
+    """Machines to remove by name: those of released claims, and those that belong to nobody for long enough."""
+    released = {c.provider_id for c in seen.claims if c.released and c.provider_id}
+    kept = set(bindings.values()) - released
+    gone = [m.name for m in seen.machines if m.provider_id in released]
+    with_node = {m.provider_id for m in seen.machines}
+    gone += [machine_name(provider_id) for provider_id in sorted(released - with_node)]
+    surplus = [m for m in seen.machines if m.provider_id not in kept and m.provider_id not in released]
+    old = [m.name for m in surplus if now - m.first_seen >= SURPLUS_SECONDS]
+    pending = any(not c.deleting and c.uid not in bindings for c in seen.claims)
+    if seen.listed is not None and not pending and pool.count > len(kept):
+        named = {m.name for m in seen.machines} | {machine_name(p) for p in kept}
+        old += sorted(seen.listed - named)  # booted, but no Node ever came
+    wait = SURPLUS_SECONDS if surplus and not old else None
+    return tuple(dict.fromkeys(gone + old)), wait
+
+
+def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) -> tuple[ClaimOutcome, ...]:
+    """What each claim learns while the pool exists."""
+    found = []
+    present = {m.provider_id for m in seen.machines}
+    for claim in seen.claims:
+        if claim.deleting:
+            found.append(ClaimOutcome(uid=claim.uid, outcome=_leave(claim, seen, pool, present)))
+        elif claim.provider_id:
+            listed = seen.listed is None or machine_name(claim.provider_id) in seen.listed
+            lost = claim.provider_id not in present and not listed and pool.settled
+            outcome = Outcome.VANISHED if lost else Outcome.BOUND
+            found.append(ClaimOutcome(uid=claim.uid, outcome=outcome, provider_id=claim.provider_id))
+        elif claim.uid in bindings:
+            found.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.BOUND, provider_id=bindings[claim.uid]))
+        else:
+            failed = pool.failure if pool.state in ("Failed", "Canceled") and not seen.in_flight else None
+            found.append(_pending(claim.uid, seen.blocked or failed))
+    return tuple(found)
+
+
+def _leave(claim: Demand, seen: PoolObservation, pool: CloudPool, present: set[str]) -> Outcome:
+    """A deleting claim is gone when no machine of it is left or can still come."""
+    if pool.going or not pool.settled or seen.in_flight:
+        return Outcome.WAITING
+    if claim.provider_id:
+        if not claim.released or seen.listed is None or claim.provider_id in present:
+            return Outcome.WAITING
+        return Outcome.WAITING if machine_name(claim.provider_id) in seen.listed else Outcome.GONE
+    others = [c for c in seen.claims if c.provider_id or not c.deleting]
+    return Outcome.GONE if others else Outcome.WAITING
+
+
+def _pending(uid: str, failure: CloudFailure | None) -> ClaimOutcome:
+    if failure is not None:
+        return ClaimOutcome(uid=uid, outcome=Outcome.FAILED, failure=failure)
+    return ClaimOutcome(uid=uid, outcome=Outcome.WAITING, message="AKS is making the machine")
+
+
+def _waiting(seen: PoolObservation, message: str) -> tuple[ClaimOutcome, ...]:
+    return tuple(ClaimOutcome(uid=c.uid, outcome=Outcome.WAITING, message=message) for c in seen.claims)
+
+
+def machine_name(provider_id: str) -> str:
+    """AKS's machine name for a scale-set instance: the scale set's name and the instance number in base 36, six digits.
+
+    `azure:///.../virtualMachineScaleSets/aks-p-1-vmss/virtualMachines/10` is the machine `aks-p-1-vmss00000a`.
+    Anything else is returned as its last path element.
+    """
+    parts = provider_id.split("/")
+    if len(parts) < 4 or parts[-2].lower() != "virtualmachines" or not parts[-1].isdigit():
+        return parts[-1]
+    number, digits = int(parts[-1]), ""
+    while True:
+        number, rest = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+        if not number:
+            return f"{parts[-3]}{digits:0>6}"

@@ -1,0 +1,184 @@
+"""Carries out the decision for one agent pool: observe -> plan -> one cloud call -> tell the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from kubecore.controller import Result
+
+from gpu_provisioner.claims.options import parse_option
+from gpu_provisioner.claims.view import LAUNCH_OPTION_ANNOTATION, ClaimView
+from gpu_provisioner.cloud.base import AgentPools
+from gpu_provisioner.cloud.bucket import FairBucket
+from gpu_provisioner.cloud.failure import NEXT_OPTION, CloudError, CloudFailure, FailureClass
+from gpu_provisioner.cloud.stockouts import Stockouts
+from gpu_provisioner.ledger import Ledger
+from gpu_provisioner.metrics import Metrics
+from gpu_provisioner.observe import Observer
+from gpu_provisioner.pools.plan import (
+    Delete,
+    DeleteMachines,
+    Demand,
+    Machine,
+    Outcome,
+    PoolDecision,
+    PoolObservation,
+    Put,
+    plan_pool,
+)
+from gpu_provisioner.pools.shape import InvalidClaim, pool_body, pool_shape
+from kaito_api.meta import Key
+from kubecore.clock import Clock
+
+
+class PoolReconciler:
+    """One key is one pool name; the work queue never runs a key twice at once, which serialises the verbs per pool."""
+
+    def __init__(
+        self,
+        *,
+        observer: Observer,
+        cloud: AgentPools,
+        ledger: Ledger,
+        bucket: FairBucket,
+        stockouts: Stockouts,
+        metrics: Metrics,
+        clock: Clock,
+        wake_claim: Callable[[Key], None],
+        wake_list: Callable[[], None],
+    ) -> None:
+        self._observer = observer
+        self._cloud = cloud
+        self._ledger = ledger
+        self._bucket = bucket
+        self._stockouts = stockouts
+        self._metrics = metrics
+        self._clock = clock
+        self._wake_claim = wake_claim
+        self._wake_list = wake_list
+
+    async def reconcile(self, key: Key) -> Result | None:
+        """One look at the pool `key.name`."""
+        name = key.name
+        claims = self._observer.claims_of_pool(name)
+        seen = self._observe(name, claims, None)
+        decision = plan_pool(seen, self._clock.monotonic())
+        if decision.wants_machines:
+            listed = await self._cloud.machines(name)
+            seen = self._observe(name, claims, listed)
+            decision = plan_pool(seen, self._clock.monotonic())
+        self._tell(claims, decision)
+        if decision.action is None:
+            if seen.pool is not None and not seen.pool.settled:
+                self._wake_list()
+            return Result(requeue_after=decision.recheck_after) if decision.recheck_after else None
+        return await self._act(name, claims, decision)
+
+    def _observe(self, name: str, claims: list[ClaimView], listed: frozenset[str] | None) -> PoolObservation:
+        now = self._clock.monotonic()
+        return PoolObservation(
+            claims=tuple(
+                Demand(
+                    uid=c.uid,
+                    provider_id=c.provider_id or self._ledger.outcome(c.uid).provider_id,
+                    deleting=c.deleting or c.uid in self._ledger.moving,
+                    released=c.uid in self._ledger.released,
+                )
+                for c in claims
+                if c.finalized
+            ),
+            pool=self._ledger.pool(name),
+            known=self._ledger.known(name),
+            first_seen=self._ledger.first_seen(name),
+            machines=tuple(
+                Machine(
+                    name=node.metadata.name,
+                    provider_id=node.spec.provider_id,
+                    first_seen=self._ledger.machine_first_seen(node.spec.provider_id, now),
+                )
+                for node in self._observer.nodes_of_pool(name)
+            ),
+            listed=listed,
+            blocked=self._ledger.blocked(name, now),
+        )
+
+    def _tell(self, claims: list[ClaimView], decision: PoolDecision) -> None:
+        by_uid = {claim.uid: claim for claim in claims}
+        for outcome in decision.outcomes:
+            claim = by_uid.get(outcome.uid)
+            if claim is None or self._ledger.outcomes.get(outcome.uid) == outcome:
+                continue
+            self._ledger.outcomes[outcome.uid] = outcome
+            if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
+                self._note(claim, outcome.failure)
+            self._wake_claim(claim.key)
+
+    def _note(self, claim: ClaimView, failure: CloudFailure) -> None:
+        self._metrics.failures.labels(failure.failure).inc()
+        option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
+        if option is not None and failure.failure in NEXT_OPTION:
+            self._stockouts.record(option, failure, self._clock.monotonic())
+
+    async def _act(self, name: str, claims: list[ClaimView], decision: PoolDecision) -> Result | None:
+        action = decision.action
+        owner = claims[0].owner if claims else name
+        now = self._clock.monotonic()
+        if isinstance(action, Put):
+            wait = self._bucket.take(name, owner, now)
+            if wait > 0:
+                self._metrics.throttled.inc()
+                return Result(requeue_after=wait)
+        else:
+            self._bucket.leave(name, owner)
+        self._ledger.doubt(name, now)
+        try:
+            if isinstance(action, Put):
+                await self._put(name, claims, action.count)
+            elif isinstance(action, Delete):
+                await self._delete(name)
+            elif isinstance(action, DeleteMachines):
+                await self._cloud.delete_machines(name, action.names)
+                self._metrics.calls.labels("deleteMachines").inc()
+        except CloudError as error:
+            return self._failed(name, error.failure)
+        finally:
+            self._wake_list()
+        return None
+
+    async def _put(self, name: str, claims: list[ClaimView], count: int) -> None:
+        live = next(c for c in claims if not c.deleting and c.uid not in self._ledger.moving)
+        option = parse_option(live.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
+        shape = pool_shape(live, option) if option is not None else InvalidClaim("the launch option is missing")
+        if isinstance(shape, InvalidClaim):
+            failure = CloudFailure(
+                failure=FailureClass.BAD_INPUT, code="", message=shape.message, retry_after=60.0, permanent=True
+            )
+            raise CloudError(failure)
+        pool = await self._cloud.put(name, pool_body(shape, count), new=self._ledger.pool(name) is None)
+        self._ledger.show(pool, self._clock.monotonic())
+        self._metrics.calls.labels("put").inc()
+
+    async def _delete(self, name: str) -> None:
+        if await self._cloud.delete(name):
+            pool = self._ledger.pool(name)
+            if pool is not None:
+                self._ledger.show(
+                    msgspec.structs.replace(pool, state="Deleting", failure=None), self._clock.monotonic()
+                )
+        else:
+            self._ledger.hide(name)
+        self._metrics.calls.labels("delete").inc()
+
+    def _failed(self, name: str, failure: CloudFailure) -> Result | None:
+        """A call was refused: remember until when, and look at the pool again. The next decision tells the claims."""
+        now = self._clock.monotonic()
+        if failure.failure is not FailureClass.SERVER:
+            self._ledger.sure(name)
+        if failure.failure is FailureClass.THROTTLED:
+            self._bucket.pause(failure.retry_after, now)
+        if failure.failure in (FailureClass.CONFLICT, FailureClass.NOT_FOUND):
+            return Result(requeue_after=failure.retry_after)
+        self._metrics.failures.labels(failure.failure).inc()
+        self._ledger.block(name, failure, now)
+        return Result(requeue_after=0.05 if self._ledger.known(name) else failure.retry_after)

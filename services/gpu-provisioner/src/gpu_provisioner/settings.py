@@ -1,0 +1,122 @@
+"""Every setting, each a command-line flag and an environment variable; flags win."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class AzureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the cluster is and who we are there."""
+
+    subscription_id: str
+    resource_group: str
+    cluster_name: str
+    tenant_id: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    federated_token_file: str = ""
+    credential: str = "workload-identity"
+    cloud: str = "AZURE_PUBLIC_CLOUD"
+    endpoint: str = ""
+    authority: str = ""
+    audience: str = ""
+    ca_file: str = ""
+    user_agent: str = "kaito-gpu-provisioner"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The process's settings. Times in seconds."""
+
+    azure: AzureSettings
+    shared_pools: bool = True
+    workers: int = 32
+    list_active_seconds: float = 3.0
+    list_idle_seconds: float = 30.0
+    put_burst: float = 18.0
+    put_per_minute: float = 1.0
+    health_port: int = 8081
+    metrics_port: int = 8080
+    namespace: str = "kaito-system"
+    leader_elect: bool = True
+    log_level: str = "info"
+
+
+# flag, environment variable, default, help
+_AZURE = (
+    ("subscription-id", "ARM_SUBSCRIPTION_ID", "", "Azure subscription of the cluster"),
+    ("resource-group", "ARM_RESOURCE_GROUP", "", "resource group of the cluster (not of its nodes)"),
+    ("cluster-name", "AZURE_CLUSTER_NAME", "", "name of the AKS cluster"),
+    ("tenant-id", "AZURE_TENANT_ID", "", "Entra tenant"),
+    ("client-id", "AZURE_CLIENT_ID", "", "client id of the identity"),
+    ("federated-token-file", "AZURE_FEDERATED_TOKEN_FILE", "", "projected ServiceAccount token, for workload identity"),
+    ("credential", "AZURE_CREDENTIAL", "workload-identity", "workload-identity, managed-identity or client-secret"),
+    ("cloud", "AZURE_CLOUD", "AZURE_PUBLIC_CLOUD", "AZURE_PUBLIC_CLOUD, AZURE_US_GOVERNMENT or AZURE_CHINA_CLOUD"),
+    ("endpoint", "ARM_ENDPOINT", "", "another address of Azure Resource Manager"),
+    ("authority", "AZURE_AUTHORITY_HOST", "", "another address of the token service"),
+    ("audience", "ARM_AUDIENCE", "", "token audience, with another endpoint"),
+    ("ca-file", "ARM_CA_FILE", "", "certificates to trust for endpoint and authority"),
+)
+_REQUIRED = ("subscription_id", "resource_group", "cluster_name")
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment. Exits with a usage message for bad ones; the client secret comes by env only."""
+    parser = argparse.ArgumentParser(
+        prog="gpu-provisioner", description="Turns Machine and NodeClaim objects into AKS agent pools."
+    )
+    for flag, variable, default, text in _AZURE:
+        parser.add_argument(f"--{flag}", default=env.get(variable, default), help=f"{text} [{variable}]")
+    defaults = Settings(azure=AzureSettings(subscription_id="", resource_group="", cluster_name=""))
+    parser.add_argument(
+        "--pool-per-claim",
+        action="store_true",
+        default=env.get("POOL_PER_CLAIM", "").lower() == "true",
+        help="one agent pool for each claim instead of one for equal claims of a Workspace [POOL_PER_CLAIM]",
+    )
+    parser.add_argument(
+        "--no-leader-elect",
+        action="store_true",
+        default=env.get("LEADER_ELECT", "").lower() == "false",
+        help="run without a Lease: only for a single replica [LEADER_ELECT=false]",
+    )
+    numbers = {
+        "workers": "claims and pools handled at once",
+        "list_active_seconds": "interval of the shared LIST while something is under way",
+        "list_idle_seconds": "interval of the shared LIST otherwise",
+        "put_burst": "PUTs that may go out at once (AKS allows 20)",
+        "put_per_minute": "PUTs per minute after that (AKS allows 1)",
+        "health_port": "port of /healthz and /readyz",
+        "metrics_port": "port of /metrics",
+    }
+    for name, text in numbers.items():
+        value = getattr(defaults, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=type(value)(env.get(name.upper(), value)),
+            help=f"{text} [{name.upper()}]",
+        )
+    parser.add_argument(
+        "--namespace",
+        default=env.get("POD_NAMESPACE", defaults.namespace),
+        help="namespace of the Lease [POD_NAMESPACE]",
+    )
+    parser.add_argument(
+        "--log-level",
+        default=env.get("LOG_LEVEL", defaults.log_level),
+        help="debug, info, warning or error [LOG_LEVEL]",
+    )
+    options = vars(parser.parse_args(argv))
+    azure = {flag.replace("-", "_"): options.pop(flag.replace("-", "_")) for flag, *_ in _AZURE}
+    missing = [name.replace("_", "-") for name in _REQUIRED if not azure[name]]
+    if missing:
+        parser.error(f"needed: {', '.join('--' + name for name in missing)}")
+    return Settings(
+        azure=AzureSettings(**azure, client_secret=env.get("AZURE_CLIENT_SECRET", "")),
+        shared_pools=not options.pop("pool_per_claim"),
+        leader_elect=not options.pop("no_leader_elect"),
+        **options,
+    )
