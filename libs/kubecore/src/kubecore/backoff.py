@@ -32,7 +32,7 @@ class Backoff:
 
     def next(self) -> float:
         """Count one more failure and return how long to wait for it."""
-        delay = self.policy.delay(self.failures, random.random())  # noqa: S311 - spreads load, guards nothing
+        delay = self.policy.delay(self.failures, random.random())
         self.failures += 1
         return delay
 

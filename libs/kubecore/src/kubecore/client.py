@@ -8,8 +8,8 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from kaito_api.meta import Key, Resource
 
+from kaito_api.meta import Key, Resource
 from kubecore.errors import Gone, NotFound, NotLeader, TransportError
 from kubecore.transport import Request, Stream, Transport
 
@@ -88,7 +88,7 @@ class Client:
         *,
         timeout: float = TIMEOUT,
     ) -> list[T]:
-        """Read all objects, page by page; `timeout` applies to each page. Raises TransportError when one does not fit its view."""
+        """Read all objects, page by page; `timeout` is for one page. Raises TransportError when one does not fit its view."""
         listing = await self.listing(res, namespace, label_selector, field_selector, timeout=timeout)
         if listing.unreadable:
             raise TransportError(f"{listing.unreadable} {res.plural} do not fit {res.type.__name__}")
@@ -122,18 +122,20 @@ class Client:
         *,
         resource_version: str,
         server_seconds: int,
+        open_timeout: float,
         silence: float,
     ) -> AbstractAsyncContextManager[Stream]:
         """Open a watch with bookmarks; its lines are for `kubecore.reflector`, its only user.
 
-        The server ends it after `server_seconds`; `silence` seconds without a byte break it.
+        It must be answered within `open_timeout` seconds; the server ends it after `server_seconds`; `silence` seconds
+        without a byte break it.
         """
         query = _selectors(label_selector, field_selector)
         query |= {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": resource_version}
         query["timeoutSeconds"] = str(server_seconds)
         path = f"{res.path(namespace)}?{urlencode(query)}"
         request = Request("GET", path, "watch", res.plural)
-        return self.transport.stream(request, open_timeout=TIMEOUT, silence=silence)
+        return self.transport.stream(request, open_timeout=open_timeout, silence=silence)
 
     async def create(
         self, res: Resource[T], obj: Manifest, *, manager: str | None = None, timeout: float = TIMEOUT
@@ -202,7 +204,10 @@ class Client:
         grace_seconds: int | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        """Ask for deletion; an object that is gone already is success. Raises Conflict when `uid` or `resource_version` is another one."""
+        """Ask for deletion; an object that is gone already is success.
+
+        Raises Conflict when its `uid` or `resource_version` is another one.
+        """
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options = {
             "apiVersion": "v1",
@@ -220,7 +225,10 @@ class Client:
             return
 
     async def evict(self, key: Key, *, grace_seconds: int | None = None, timeout: float = TIMEOUT) -> None:
-        """Evict a pod (policy/v1); one that is gone already is success. Raises TooManyRequests while a disruption budget forbids it."""
+        """Evict a pod (policy/v1); one that is gone already is success.
+
+        Raises TooManyRequests while a disruption budget forbids it.
+        """
         eviction: dict[str, Any] = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -320,6 +328,6 @@ def _salvaged(res: Resource[T], body: bytes) -> tuple[_Page[T], int]:
     for item in raw.items:
         try:
             items.append(decode_object(res, item))
-        except msgspec.ValidationError:  # noqa: PERF203 - counted for the caller, who reports it
+        except msgspec.ValidationError:
             continue
     return _Page(raw.metadata, items), len(raw.items) - len(items)

@@ -71,7 +71,7 @@ class ClusterConfig:
 def load_config(kubeconfig: str | None = None, context: str | None = None) -> ClusterConfig:
     """Choose the cluster: the named kubeconfig, else $KUBECONFIG, else the service account of the pod.
 
-    The default file in the home directory is never taken: a controller must not act on whatever cluster a shell happens to point to.
+    The default file in the home directory is never taken: no controller acts on whatever cluster a shell points to.
     Raises ConfigError when there is none.
     """
     paths = kubeconfig or os.environ.get("KUBECONFIG")
@@ -96,7 +96,7 @@ class _InCluster:
     async def open(self) -> Connection:
         return await asyncio.to_thread(self._open)
 
-    async def authorization(self, renew: bool) -> str | None:  # noqa: ARG002 - the file is always read
+    async def authorization(self, renew: bool) -> str | None:
         return await asyncio.to_thread(self._token)
 
     def _load(self) -> Any:

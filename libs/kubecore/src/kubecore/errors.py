@@ -111,6 +111,7 @@ class ServerError(ApiError):
 
 
 class _Details(msgspec.Struct, rename="camel"):
+    name: str = ""
     retry_after_seconds: int = 0
 
 
@@ -143,7 +144,12 @@ def error_from_status(status: Status, http_status: int = 0, retry_after: float |
         retry_after = float(status.details.retry_after_seconds)
     kind = _BY_STATUS.get(code, ServerError if code >= 500 else ApiError)
     if code == 404:
-        kind = NotFound if status.reason == "NotFound" and status.kind == "Status" else NotServed
+        # an unknown kind in a known group is answered with reason NotFound too, but about no object
+        kind = (
+            NotFound
+            if status.reason == "NotFound" and status.details is not None and status.details.name
+            else NotServed
+        )
     elif code == 409 and status.reason == "AlreadyExists":
         kind = AlreadyExists
     elif status.reason in ("Expired", "Gone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from enum import StrEnum
 from typing import Generic, Never, TypeVar
 
 from kaito_api.meta import Key, Object, Resource
-
 from kubecore import metrics
 from kubecore.client import Client
 from kubecore.clock import Clock, SystemClock
-from kubecore.errors import KubeError
+from kubecore.errors import TransportError
 from kubecore.reflector import Reflector, Timings
 from kubecore.store import IndexFunction, Store
 
@@ -80,7 +80,10 @@ class Informer(Generic[T]):
         timings: Timings | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`indexes` name pure functions from an object to the values under which `by_index` finds it; `prune` drops what nobody reads."""
+        """`indexes` name pure functions from an object to the values under which `by_index` finds it.
+
+        `prune` drops what nobody reads before an object is stored; it must keep the metadata's identity and version.
+        """
         self.res = res
         self.clock = clock or SystemClock()
         self._store: Store[T] = Store(indexes)
@@ -108,7 +111,7 @@ class Informer(Generic[T]):
         """Return all objects."""
         return self._store.list()
 
-    def by_index(self, name: str, value: str) -> list[T]:
+    def by_index(self, name: str, value: str) -> builtins.list[T]:
         """Return the objects that index `name` has under `value`. Raises KeyError for an unknown index."""
         return self._store.by_index(name, value)
 
@@ -154,7 +157,7 @@ class Informer(Generic[T]):
         """Keep the cache current until cancelled."""
         await self.reflector.run()
 
-    def replaced(self, objects: list[T], resource_version: str) -> None:
+    def replaced(self, objects: builtins.list[T], resource_version: str) -> None:
         """Take a complete list (called by the reflector)."""
         listed = _number(resource_version)
         pruned = [self._prune(obj) for obj in objects] if self._prune else objects
@@ -214,8 +217,8 @@ class Informer(Generic[T]):
 
 
 def _number(resource_version: str) -> int:
-    """Return a resourceVersion as the number that it is (comparable since Kubernetes 1.35, KEP-5504). Raises KubeError."""
+    """Return a resourceVersion as the number that it is (comparable since Kubernetes 1.35, KEP-5504). Raises TransportError."""
     try:
         return int(resource_version)
     except ValueError as error:
-        raise KubeError(f"resourceVersion {resource_version!r} is not a number") from error
+        raise TransportError(f"resourceVersion {resource_version!r} is not a number") from error

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Never, Protocol, TypeVar
 
 import msgspec
-from kaito_api.meta import Object, Resource
 
+from kaito_api.meta import Object, Resource
 from kubecore import metrics
 from kubecore.backoff import Backoff, BackoffPolicy
 from kubecore.client import Client, decode_object
@@ -28,10 +28,10 @@ from kubecore.errors import ApiError, Gone, TooManyRequests, TransportError, dec
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
-T_contra = TypeVar("T_contra", contravariant=True)
 
 MAX_LINE = 16 * 1024 * 1024
 MAX_REFUSALS = 3
+MAX_RETRY_AFTER = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Timings:
 
     silence: float = 70.0
     """Without a byte the connection counts as dead. Above the bookmarks' interval of about 60 s."""
+    open_timeout: float = 10.0
+    """For a watch to be answered, which an apiserver does at once; after a network fault the pool may hand out dead connections."""
     server_min: int = 300
     """The server is asked to end each watch after a random time between this and `server_max`, so that load spreads."""
     server_max: int = 600
@@ -48,13 +50,13 @@ class Timings:
     backoff: BackoffPolicy = field(default_factory=lambda: BackoffPolicy(base=0.2, cap=10.0))
 
 
-class Sink(Protocol[T_contra]):
+class Sink(Protocol[T]):
     """Where a reflector's findings go. Called on the event loop, must not block."""
 
-    def replaced(self, objects: list[T_contra], resource_version: str) -> None:
+    def replaced(self, objects: list[T], resource_version: str) -> None:
         """Take a complete list: what is not in it does not exist."""
 
-    def changed(self, kind: str, obj: T_contra) -> None:
+    def changed(self, kind: str, obj: T) -> None:
         """Take one watch event; `kind` is ADDED, MODIFIED or DELETED."""
 
 
@@ -179,13 +181,14 @@ class Reflector(Generic[T]):
 
     async def _watch(self) -> None:
         self._touch()
-        server_seconds = random.randint(self.timings.server_min, self.timings.server_max)  # noqa: S311 - spreads load
+        server_seconds = random.randint(self.timings.server_min, self.timings.server_max)
         splitter = LineSplitter()
         async with self._client.watch(
             self._res,
             *self._scope,
             resource_version=self._version,
             server_seconds=server_seconds,
+            open_timeout=self.timings.open_timeout,
             silence=self.timings.silence,
         ) as stream:
             self._succeeded()
@@ -235,7 +238,7 @@ class Reflector(Generic[T]):
         self._touch()
         self.last_error = error
         metrics.INFORMER_FAILURES.labels(self._res.plural, type(error).__name__).inc()
-        wait = max(self._backoff.next(), getattr(error, "retry_after", None) or 0.0)
+        wait = max(self._backoff.next(), min(MAX_RETRY_AFTER, getattr(error, "retry_after", None) or 0.0))
         logger.warning(
             "informer cannot read", extra={**self._fields(error), "step": step, "retry_seconds": round(wait, 2)}
         )

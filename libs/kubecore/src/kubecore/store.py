@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -38,7 +39,7 @@ class Store(Generic[T]):
         """Return all objects, oldest in the cache first."""
         return [*self._objects.values()]
 
-    def by_index(self, name: str, value: str) -> list[T]:
+    def by_index(self, name: str, value: str) -> builtins.list[T]:
         """Return the objects for which index function `name` yields `value`. Raises KeyError for an unknown index."""
         return [*self._indexes[name].get(value, {}).values()]
 

@@ -136,6 +136,11 @@ class Transport:
         """URL of the apiserver."""
         return self._base
 
+    @property
+    def authorization(self) -> str | None:
+        """The Authorization header in use; None for a client certificate. Not for logs."""
+        return self._session.headers.get("Authorization") if self._session is not None else None
+
     async def request(self, request: Request, *, timeout: float = 30, retry: bool = True) -> bytes:
         """Send and return the body of a successful JSON answer.
 
@@ -279,7 +284,7 @@ def _retry_after(error: KubeError) -> float | None:
     status: int = getattr(error, "status", 0)
     if wait is None or not (status == 429 or status >= 500):
         return None
-    return wait * (1.0 + 0.1 * random.random())  # noqa: S311 - spreads load, guards nothing
+    return wait * (1.0 + 0.1 * random.random())
 
 
 def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:

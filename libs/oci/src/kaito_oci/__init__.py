@@ -10,6 +10,7 @@ from kaito_oci.credentials import Anonymous, Credential, CredentialSource, Docke
 from kaito_oci.errors import OciError
 from kaito_oci.limits import Limits, Patience
 from kaito_oci.manifest import Descriptor, Manifest, Platform
+from kaito_oci.peek import Peek, Start, peek
 from kaito_oci.pull import PullResult, pull
 from kaito_oci.push import PushResult, check_push, push
 from kaito_oci.reference import Reference
@@ -33,14 +34,17 @@ __all__ = [
     "Member",
     "OciError",
     "Patience",
+    "Peek",
     "Platform",
     "PullResult",
     "PushResult",
     "Reference",
     "RegistrySettings",
+    "Start",
     "TarBlob",
     "check_push",
     "inspect",
+    "peek",
     "pull",
     "push",
     "resolve",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from kaito_oci.errors import FileChanged
+
 _BLOCK = 512
 _USTAR_MAX = 8**11 - 1
 _END = bytes(2 * _BLOCK)
@@ -24,10 +26,6 @@ class Member(msgspec.Struct, frozen=True):
     name: str
     content: bytes | Path
     executable: bool = False
-
-
-class FileChanged(OSError):
-    """A file became shorter while it was being read."""
 
 
 class _FilePart(msgspec.Struct, frozen=True):

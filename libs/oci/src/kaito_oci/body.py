@@ -26,7 +26,8 @@ class Body:
 
     def __init__(self, reader: SeekableReader, start: int, length: int, on_bytes: Callable[[int], None]) -> None:
         self._reader = reader
-        self._start = start
+        self.start = start
+        """Where in the blob the body begins."""
         self._length = length
         self._on_bytes = on_bytes
         self._read = 0
@@ -54,7 +55,7 @@ class Body:
         """Start again, after a registry asked for credentials first. Only 0 makes sense."""
         self._on_bytes(position - self._read)
         self._read = position
-        self._reader.seek(self._start + position)
+        self._reader.seek(self.start + position)
 
 
 def _nothing() -> None:

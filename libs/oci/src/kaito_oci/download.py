@@ -154,7 +154,7 @@ class BlobStream:
                 slow = f"less than {patience.min_rate} bytes/s for {patience.stall:g} s"
                 raise Unavailable(f"{self._what}: {self._registry.hostname} sends {slow}, after {got}") from error
             raise Truncated(f"{self._what}: the connection ends after {got}, {self._breaks} times in a row") from error
-        operation.wait(retry.pause(patience, self._breaks - 1, random.random(), None))  # noqa: S311 - spreads load
+        operation.wait(retry.pause(patience, self._breaks - 1, random.random(), None))
 
     def _mismatch(self, sent: str) -> DigestMismatch:
         self.close()

@@ -17,6 +17,7 @@
     ├── TooLarge              more bytes or files than the caller allows
     ├── DiskFull              no space left where the files should go
     ├── DestinationInUse      the target folder holds something that we did not put there
+    ├── FileChanged           a file became shorter while it was being sent
     ├── TagImmutable          the registry does not let the tag move
     └── UploadRefused         the registry refuses the blob or manifest for another reason
 
@@ -133,6 +134,12 @@ class DestinationInUse(OciError):
     """The target folder holds files that an earlier pull did not put there."""
 
     reason = "DestinationInUse"
+
+
+class FileChanged(OciError):
+    """A file became shorter while it was being sent."""
+
+    reason = "FileChanged"
 
 
 class TagImmutable(OciError):

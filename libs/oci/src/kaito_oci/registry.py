@@ -72,15 +72,14 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
 
         A body that is a stream is sent once: only its owner knows how to go on. Raises Unavailable.
         """
+        del stream  # every response is streamed: reading it whole is what makes memory unbounded
         patience = self.settings.patience
         once = data is not None and not isinstance(data, bytes)
         attempt = 0
         while True:
             delay = None
             try:
-                response = self._authenticated(
-                    method, url, headers or {}, actions, watch, data=data, json=json, stream=stream
-                )
+                response = self._authenticated(method, url, headers or {}, actions, data=data, json=json)
             except NETWORK_ERRORS as error:
                 CURRENT.get().check()
                 problem = f"{self.hostname} does not answer ({_cause(error)})"
@@ -95,7 +94,7 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
             if once or attempt >= patience.attempts:
                 tries = f" after {attempt} tries" if attempt > 1 else ""
                 raise Unavailable(f"{problem}{tries}") from failure
-            CURRENT.get().wait(retry.pause(patience, attempt - 1, random.random(), delay))  # noqa: S311 - spreads load
+            CURRENT.get().wait(retry.pause(patience, attempt - 1, random.random(), delay))
 
     def _authenticated(
         self, method: str, url: str, headers: dict[str, str], actions: str, **request: Any

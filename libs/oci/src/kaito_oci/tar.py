@@ -76,11 +76,17 @@ class Reader:
     def chunks(self) -> Iterator[bytes]:
         """The rest of the current entry's content."""
         while self._left:
-            chunk = self._source.read(min(self._left, _MAX_READ))
-            if not chunk:
-                raise UnsafeArchive("the layer's tar ends in the middle of a file")
-            self._left -= len(chunk)
-            yield chunk
+            yield self.read(_MAX_READ)
+
+    def read(self, size: int) -> bytes:
+        """Some bytes of the current entry's content, at most `size`; b"" at its end."""
+        if not self._left:
+            return b""
+        chunk = self._source.read(min(size, self._left))
+        if not chunk:
+            raise UnsafeArchive("the layer's tar ends in the middle of a file")
+        self._left -= len(chunk)
+        return chunk
 
     def _header(self) -> bytes | None:
         header = self._exactly(BLOCK, may_end=True)

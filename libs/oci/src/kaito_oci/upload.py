@@ -106,12 +106,12 @@ def _chunked(registry: HardenedRegistry, reader: SeekableReader, blob: Blob, sen
     while start < size:
         end = min(start + step, size)
         try:
-            location = _patch(registry, reader, location, start, end, sent)
+            location = _patch(registry, location, Body(reader, start, end - start, sent.add))
         except Unavailable:
             breaks += 1
             if breaks >= patience.attempts:
                 raise
-            CURRENT.get().wait(retry.pause(patience, breaks - 1, random.random(), None))  # noqa: S311 - spreads load
+            CURRENT.get().wait(retry.pause(patience, breaks - 1, random.random(), None))
             location, start = _progress(registry, location)
             sent.rewind(start)
             continue
@@ -120,12 +120,11 @@ def _chunked(registry: HardenedRegistry, reader: SeekableReader, blob: Blob, sen
     _stored(registry, response, blob)
 
 
-def _patch(registry: HardenedRegistry, reader: SeekableReader, location: str, start: int, end: int, sent: _Sent) -> str:
-    body = Body(reader, start, end - start, sent.add)
+def _patch(registry: HardenedRegistry, location: str, body: Body) -> str:
     headers = {
         "Content-Type": "application/octet-stream",
-        "Content-Length": str(end - start),
-        "Content-Range": f"{start}-{end - 1}",
+        "Content-Length": str(len(body)),
+        "Content-Range": f"{body.start}-{body.start + len(body) - 1}",
     }
     response = registry.do_request(location, "PATCH", data=body, headers=headers, actions=_PUSH)
     with response:

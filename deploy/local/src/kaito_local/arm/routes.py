@@ -258,6 +258,9 @@ class Wire:
         # The service writes this one path element in lower case.
         path = self.cloud.identity.pools_path.replace("/resourceGroups/", "/resourcegroups/")
         properties = {**echo, **pool.properties, "provisioningState": pool.state}
+        failed = pool.operation.error if pool.operation is not None and pool.state == "Failed" else None
+        if failed is not None:
+            properties["status"] = {"provisioningError": failed}
         return {
             "id": f"{path}/{pool.name}",
             "name": pool.name,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from kubecore.controller import Result
-from kubecore.events import EventRecorder
 
 from gpu_provisioner.claims import conditions
 from gpu_provisioner.claims.options import InvalidClaim, LaunchOption, launch_options, parse_option
 from gpu_provisioner.claims.plan import ClaimPlan, ClaimStatus, invalid_status, plan_claim, status_patch
 from gpu_provisioner.claims.termination import Terminator
-from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimKind, ClaimView
+from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
 from gpu_provisioner.cloud.failure import NEXT_OPTION
 from gpu_provisioner.cloud.stockouts import Stockouts
 from gpu_provisioner.ledger import Ledger
@@ -23,11 +21,13 @@ from gpu_provisioner.pools.shape import pool_name, pool_shape
 from kaito_api import labels
 from kaito_api.conditions import ClaimCondition
 from kaito_api.core.node import Node
-from kaito_api.meta import Key, Resource
-from kaito_api.resources import MACHINES, NODECLAIMS, NODES
+from kaito_api.meta import Key
+from kaito_api.resources import NODES
 from kubecore.client import Client
 from kubecore.clock import Clock
+from kubecore.controller import Result
 from kubecore.errors import NotFound
+from kubecore.events import EventKind, EventRecorder
 
 _PHASES = (ClaimCondition.LAUNCHED, ClaimCondition.REGISTERED, ClaimCondition.INITIALIZED)
 
@@ -105,8 +105,10 @@ class ClaimReconciler:
                 "annotations": {AGENT_POOL_ANNOTATION: name, LAUNCH_OPTION_ANNOTATION: str(option)},
             }
         }
+        if claim.uid in self._ledger.moving:
+            self._ledger.unblock(name)  # what failed was the other alternative, even where the pool keeps its name
         self._ledger.forget_claim(claim.uid)
-        await self._client.patch(self._resource(claim), Key("", claim.name), patch)
+        await self._client.patch(resource_of(claim), Key("", claim.name), patch)
         return None  # the watch brings the stored object back, and with it the next look
 
     def _moved(self, claim: ClaimView) -> bool:
@@ -138,7 +140,7 @@ class ClaimReconciler:
         self._event(
             claim, "Warning", "MachineLost", f"{message}; the claim is deleted so that its owner can replace it"
         )
-        await self._client.delete(self._resource(claim), Key("", claim.name), uid=claim.uid)
+        await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
         return None
 
     async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> None:
@@ -151,14 +153,14 @@ class ClaimReconciler:
         body = status_patch(claim, plan.status)
         version = claim.resource_version
         if body is not None:
-            await self._client.patch(self._resource(claim), Key("", claim.name), body, subresource="status")
+            await self._client.patch(resource_of(claim), Key("", claim.name), body, subresource="status")
             self._announce(claim, plan.status)
             version = ""
         if plan.labels:
             metadata: dict[str, object] = {"labels": plan.labels}
             if version:
                 metadata["resourceVersion"] = version
-            await self._client.patch(self._resource(claim), Key("", claim.name), {"metadata": metadata})
+            await self._client.patch(resource_of(claim), Key("", claim.name), {"metadata": metadata})
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
         """Metrics and events for the steps that this write has completed or failed."""
@@ -170,9 +172,5 @@ class ClaimReconciler:
         if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
             self._event(claim, "Warning", outcome.failure.failure, str(outcome.failure))
 
-    def _event(self, claim: ClaimView, type_: str, reason: str, message: str) -> None:
-        self._events.record(claim, self._resource(claim), type_, reason, message)
-
-    @staticmethod
-    def _resource(claim: ClaimView) -> Resource[object]:
-        return MACHINES if claim.kind is ClaimKind.MACHINE else NODECLAIMS  # type: ignore[return-value]
+    def _event(self, claim: ClaimView, type_: EventKind, reason: str, message: str) -> None:
+        self._events.record(claim, resource_of(claim), type_, reason, message)

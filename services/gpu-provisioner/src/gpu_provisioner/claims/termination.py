@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
-from kubecore.controller import Result
-from kubecore.events import EventRecorder
 
 from gpu_provisioner.claims import conditions
-from gpu_provisioner.claims.view import ClaimKind, ClaimView
+from gpu_provisioner.claims.view import ClaimView, resource_of
 from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.nodes import drain
 from gpu_provisioner.observe import Observer
 from gpu_provisioner.pools.plan import Outcome
 from kaito_api import labels
-from kaito_api.conditions import ClaimReason
+from kaito_api.conditions import ClaimReason, Status
 from kaito_api.core.node import Node
 from kaito_api.meta import Condition, Key
-from kaito_api.resources import MACHINES, NODECLAIMS, NODES, PODS
+from kaito_api.resources import NODES, PODS
 from kubecore.client import Client
 from kubecore.clock import Clock
+from kubecore.controller import Result
 from kubecore.errors import Conflict, Invalid, NotFound, TooManyRequests
+from kubecore.events import EventRecorder
 
 PDB_RETRY_SECONDS = 5.0
 
@@ -91,7 +92,7 @@ class Terminator:
                 waits = conditions.unknown(ClaimReason.AWAITING_VOLUME_DETACHMENT, message)
                 await self._say(claim, conditions.terminating(claim, conditions.DONE, waits, None, now))
                 return Result(requeue_after=self._next_look(refused=False, limit=limit, now=now))
-        going = conditions.Step(conditions.Status.TRUE, "InstanceTerminating", "the machine is being removed")
+        going = conditions.Step(Status.TRUE, "InstanceTerminating", "the machine is being removed")
         await self._say(claim, conditions.terminating(claim, conditions.DONE, conditions.DONE, going, now))
         return None
 
@@ -140,13 +141,11 @@ class Terminator:
                 patch = {"metadata": {"resourceVersion": node.metadata.resource_version, "finalizers": finalizers}}
                 await self._client.patch(NODES, node.metadata.key, patch)
             await self._client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
-        resource = MACHINES if claim.kind is ClaimKind.MACHINE else NODECLAIMS
+        resource = resource_of(claim)
         rest = [f for f in claim.finalizers if f != labels.KARPENTER_FINALIZER]
         body = {"metadata": {"uid": claim.uid, "resourceVersion": claim.resource_version, "finalizers": rest}}
-        try:
+        with contextlib.suppress(NotFound):  # somebody took the finalizer off by hand
             await self._client.patch(resource, Key("", claim.name), body)
-        except NotFound:
-            pass  # somebody took the finalizer off by hand
         self._metrics.terminated.inc()
         pool = claim.pool
         self._ledger.forget_claim(claim.uid)
@@ -158,7 +157,7 @@ class Terminator:
         """Writes the conditions of the deletion. A claim stored under an older schema may refuse them: the end goes on."""
         if said is claim.conditions:
             return
-        resource = MACHINES if claim.kind is ClaimKind.MACHINE else NODECLAIMS
+        resource = resource_of(claim)
         body = {
             "metadata": {"resourceVersion": claim.resource_version},
             "status": {"conditions": [msgspec.to_builtins(c) | {"status": str(c.status)} for c in said]},
@@ -166,6 +165,6 @@ class Terminator:
         try:
             await self._client.patch(resource, Key("", claim.name), body, subresource="status")
         except Invalid as error:
-            self._events.record_ref(claim.name, resource, "Warning", "StatusRefused", error.message)
+            self._events.record(claim, resource, "Warning", "StatusRefused", error.message)
         except (Conflict, NotFound):
             return

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from kaito_api import labels
 from kaito_api.core.node import Taint
 from kaito_api.machine import Machine
-from kaito_api.meta import Condition, Key
+from kaito_api.meta import Condition, Key, ObjectMeta, Resource
 from kaito_api.nodeclaim import NodeClaim, Requirement
 from kaito_api.quantity import Quantities
+from kaito_api.resources import MACHINES, NODECLAIMS
 
 AGENT_POOL_ANNOTATION = "kaito.sh/agent-pool"
 """On claims: the agent pool that the claim asks from. Written before the pool, so that a restart finds it."""
@@ -61,6 +63,11 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
         return Key(self.kind, self.name)
 
     @property
+    def metadata(self) -> ObjectMeta:
+        """Identity, for events about the claim."""
+        return ObjectMeta(name=self.name, uid=self.uid)
+
+    @property
     def deleting(self) -> bool:
         """Whether deletion was asked for."""
         return self.deleted is not None
@@ -90,6 +97,11 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
 def owned_by_kaito(marks: dict[str, str]) -> bool:
     """Whether labels carry a KAITO owner: the predicate for claims, and for nodes and pools made by earlier releases."""
     return labels.WORKSPACE in marks or labels.RAGENGINE in marks
+
+
+def resource_of(claim: ClaimView) -> Resource[Any]:
+    """Where the claim lives on the apiserver."""
+    return MACHINES if claim.kind is ClaimKind.MACHINE else NODECLAIMS
 
 
 def from_node_claim(claim: NodeClaim) -> ClaimView:

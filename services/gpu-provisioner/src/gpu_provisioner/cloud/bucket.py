@@ -25,7 +25,7 @@ class FairBucket:
     def take(self, name: str, owner: str, now: float) -> float:
         """0.0 when `name` may call now, else the seconds after which to ask again."""
         self._refill(now)
-        self._waiting.setdefault(owner, OrderedDict()).setdefault(name, now)
+        self._waiting.setdefault(owner, OrderedDict())[name] = now
         self._forget_silent(now)
         order = self._order()
         position = order.index((owner, name))

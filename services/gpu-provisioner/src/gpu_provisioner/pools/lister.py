@@ -19,7 +19,7 @@ MAX_BACKOFF_SECONDS = 120.0
 
 
 class PoolLister:
-    """Reads all pools, takes them into the ledger, and wakes the pools that are ours, that changed or that vanished."""
+    """Reads all pools, takes them into the ledger, and wakes the pools that are ours, vanished or awaited."""
 
     def __init__(
         self,
@@ -31,8 +31,10 @@ class PoolLister:
         active_seconds: float,
         idle_seconds: float,
         wake_pool: Callable[[str], None],
+        awaited: Callable[[], set[str]],
         busy: Callable[[], bool],
     ) -> None:
+        """`awaited` names the pools that a claim waits for, whether they exist or not."""
         self._cloud = cloud
         self._ledger = ledger
         self._metrics = metrics
@@ -40,6 +42,7 @@ class PoolLister:
         self._active = active_seconds
         self._idle = idle_seconds
         self._wake_pool = wake_pool
+        self._awaited = awaited
         self._busy = busy
         self._soon = asyncio.Event()
 
@@ -81,9 +84,6 @@ class PoolLister:
             log.warning("cannot list the agent pools", extra={"reason": error.failure.failure, "error": str(error)})
             return error.failure.retry_after
         self._metrics.pools.set(sum(1 for pool in pools if pool.owned))
-        for pool in pools:
-            if pool.owned:
-                self._wake_pool(pool.name)
-        for name in missing:
+        for name in {pool.name for pool in pools if pool.owned} | set(missing) | self._awaited():
             self._wake_pool(name)
         return None

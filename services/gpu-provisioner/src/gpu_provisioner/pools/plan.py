@@ -256,7 +256,7 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
     present = {m.provider_id for m in seen.machines}
     for claim in seen.claims:
         if claim.deleting:
-            found.append(ClaimOutcome(uid=claim.uid, outcome=_leave(claim, seen, pool, present)))
+            found.append(ClaimOutcome(uid=claim.uid, outcome=_leave(claim, seen, pool)))
         elif claim.provider_id:
             listed = seen.listed is None or machine_name(claim.provider_id) in seen.listed
             lost = claim.provider_id not in present and not listed and pool.settled
@@ -270,12 +270,12 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
     return tuple(found)
 
 
-def _leave(claim: Demand, seen: PoolObservation, pool: CloudPool, present: set[str]) -> Outcome:
-    """A deleting claim is gone when no machine of it is left or can still come."""
+def _leave(claim: Demand, seen: PoolObservation, pool: CloudPool) -> Outcome:
+    """A deleting claim is gone when the cloud lists no machine of it and none can still come; its Node may linger."""
     if pool.going or not pool.settled or seen.in_flight:
         return Outcome.WAITING
     if claim.provider_id:
-        if not claim.released or seen.listed is None or claim.provider_id in present:
+        if not claim.released or seen.listed is None:
             return Outcome.WAITING
         return Outcome.WAITING if machine_name(claim.provider_id) in seen.listed else Outcome.GONE
     others = [c for c in seen.claims if c.provider_id or not c.deleting]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from kubecore.controller import Result
 
-from gpu_provisioner.claims.options import parse_option
+from gpu_provisioner.claims.options import InvalidClaim, parse_option
 from gpu_provisioner.claims.view import LAUNCH_OPTION_ANNOTATION, ClaimView
 from gpu_provisioner.cloud.base import AgentPools
 from gpu_provisioner.cloud.bucket import FairBucket
@@ -27,9 +26,10 @@ from gpu_provisioner.pools.plan import (
     Put,
     plan_pool,
 )
-from gpu_provisioner.pools.shape import InvalidClaim, pool_body, pool_shape
+from gpu_provisioner.pools.shape import pool_body, pool_shape
 from kaito_api.meta import Key
 from kubecore.clock import Clock
+from kubecore.controller import Result
 
 
 class PoolReconciler:

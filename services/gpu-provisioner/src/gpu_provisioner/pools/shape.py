@@ -21,6 +21,18 @@ MAX_DISK_GIB = 2048
 _POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 _OS_SKUS = {"ubuntu": "Ubuntu", "azurelinux": "AzureLinux"}
 
+# The claim gets these from its node once it has one: they must not change the shape of a pool that exists.
+_SET_BY_THE_CLOUD = frozenset(
+    {
+        labels.INSTANCE_TYPE,
+        labels.TOPOLOGY_ZONE,
+        labels.TOPOLOGY_REGION,
+        labels.OS,
+        labels.ARCH,
+        labels.CREATION_TIMESTAMP,
+    }
+)
+
 
 class PoolShape(msgspec.Struct, frozen=True):
     """Two claims with equal shapes may share a pool. `disk_gib` 0 leaves the size to AKS."""
@@ -47,15 +59,14 @@ def pool_shape(claim: ClaimView, option: LaunchOption) -> PoolShape | InvalidCla
         return InvalidClaim(
             f"resources.requests.storage asks for {disk} GiB; an AKS OS disk has at most {MAX_DISK_GIB} GiB"
         )
+    asked = {key: value for key, value in claim.labels.items() if key not in _SET_BY_THE_CLOUD}
     node_labels = {
         labels.NODEPOOL: labels.NODEPOOL_KAITO,
         **single_valued_labels(claim),
-        **claim.labels,
+        **asked,
         labels.MACHINE_TYPE: "gpu" if option.vm_size.lower().startswith("standard_n") else "cpu",
+        labels.CAPACITY_TYPE: option.capacity_type,
     }
-    node_labels.pop(labels.CREATION_TIMESTAMP, None)
-    if labels.CAPACITY_TYPE in node_labels:
-        node_labels[labels.CAPACITY_TYPE] = option.capacity_type
     return PoolShape(
         owner=claim.owner,
         option=option,

@@ -1,0 +1,392 @@
+"""The same promises on a real kube-apiserver: compaction, restart, silence, rotation, conflict, ownership, size."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import pytest
+import yaml
+from kaito_api.core import ConfigMap
+from kaito_api.meta import Key, Resource
+from kaito_api.resources import CONFIGMAPS, EVENTS, PODS, SERVICEACCOUNTS, STATEFULSETS
+
+from prometheus_client import REGISTRY
+
+from kubecore.apply import Applier, add_finalizer, create_once, owned_by, remove_finalizer
+from kubecore.backoff import BackoffPolicy
+from kubecore.client import Client
+from kubecore.config import ClusterConfig, load_config
+from kubecore.controller import Controller
+from kubecore.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, NotServed
+from kubecore.events import EventRecorder
+from kubecore.informer import Event, Informer
+from kubecore.reflector import Timings
+from kubecore.testing.asserts import eventually
+from kubecore.testing.proxy import TcpProxy
+from kubecore.transport import Transport
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+PATIENT = Timings(silence=70, backoff=BackoffPolicy(base=0.1, cap=1))
+
+
+@pytest.fixture
+async def client(apiserver) -> AsyncIterator[Client]:
+    async with Transport(load_config(str(apiserver.kubeconfig)), user_agent="kubecore-test/1") as transport:
+        yield Client(transport)
+
+
+@pytest.fixture
+async def proxy(apiserver) -> AsyncIterator[TcpProxy]:
+    address = urlsplit(apiserver.url)
+    async with TcpProxy(str(address.hostname), int(address.port or 443)) as running:
+        yield running
+
+
+@pytest.fixture
+async def far_client(apiserver, proxy: TcpProxy, tmp_path: Path) -> AsyncIterator[Client]:
+    """A client whose network the test can break."""
+    document = yaml.safe_load(apiserver.kubeconfig.read_text())
+    document["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{proxy.port}"
+    path = tmp_path / "through-proxy"
+    path.write_text(yaml.safe_dump(document))
+    async with Transport(load_config(str(path)), user_agent="kubecore-test/1") as transport:
+        yield Client(transport)
+
+
+def cm(namespace: str, name: str, **data: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+@asynccontextmanager
+async def running(*informers: Informer[Any]) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(informer.run()) for informer in informers]
+        for informer in informers:
+            await informer.wait_synced(30)
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+def lists() -> float:
+    return REGISTRY.get_sample_value("kubecore_informer_lists_total", {"resource": "configmaps"}) or 0.0
+
+
+def names(objects: Iterable[Any]) -> set[str]:
+    return {found.metadata.name for found in objects}
+
+
+async def compact(state_dir: Path) -> None:
+    """Compact etcd to its newest revision through its HTTP gateway."""
+    port = msgspec.json.decode((state_dir / "endpoints.json").read_bytes())["etcd"]
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        answer = await (await session.post("/v3/kv/range", json={"key": "AA=="})).json()
+        revision = answer["header"]["revision"]
+        done = await session.post("/v3/kv/compaction", json={"revision": revision, "physical": True})
+        assert done.status == 200, await done.text()
+
+
+class TestInformer:
+    async def test_410_after_compaction(
+        self, apiserver, namespace: str, client: Client, far_client: Client, proxy: TcpProxy
+    ) -> None:
+        for name in ("kept", "deleted", "changed"):
+            await client.create(CONFIGMAPS, cm(namespace, name))
+        informer = Informer(far_client, CONFIGMAPS, namespace, timings=PATIENT)
+        told: list[Event[ConfigMap]] = []
+        async with running(informer):
+            before = lists()
+            informer.add_handler(told.append)
+            told.clear()
+            await proxy.cut()
+            await client.delete(CONFIGMAPS, Key(namespace, "deleted"))
+            await client.patch(CONFIGMAPS, Key(namespace, "changed"), {"data": {"x": "y"}})
+            await client.create(CONFIGMAPS, cm(namespace, "added"))
+            await compact(apiserver.state_dir)
+            await apiserver.restart()  # the watch cache starts anew: the informer's version is in neither
+            await proxy.up()
+            await eventually(lambda: names(informer.list()) == {"kept", "changed", "added"}, timeout=30)
+            assert lists() == before + 1, "the watch went on without a list: this was no 410"
+        assert {(change.type.value, change.key.name) for change in told} == {
+            ("DELETED", "deleted"),
+            ("MODIFIED", "changed"),
+            ("ADDED", "added"),
+        }
+
+    async def test_apiserver_restart(self, apiserver, namespace: str, client: Client) -> None:
+        informer = Informer(client, CONFIGMAPS, namespace, timings=PATIENT)
+        async with running(informer):
+            await client.create(CONFIGMAPS, cm(namespace, "before"))
+            await apiserver.restart()
+            await client.create(CONFIGMAPS, cm(namespace, "after"))
+            await eventually(lambda: names(informer.list()) == {"before", "after"}, timeout=15)
+            assert informer.reflector.last_error is None
+
+    async def test_a_silent_connection_is_left(
+        self, namespace: str, client: Client, far_client: Client, proxy: TcpProxy
+    ) -> None:
+        informer = Informer(far_client, CONFIGMAPS, namespace, timings=Timings(silence=2, open_timeout=1))
+        async with running(informer):
+            await eventually(lambda: informer.reflector.last_error is None)
+            proxy.freeze()
+            await client.create(CONFIGMAPS, cm(namespace, "unseen"))
+            await eventually(lambda: names(informer.list()) == {"unseen"}, timeout=10)
+
+    async def test_selectors_and_indexes(self, namespace: str, client: Client) -> None:
+        for name, color in (("a", "red"), ("b", "blue"), ("c", "red")):
+            labelled = cm(namespace, name, color=color)
+            labelled["metadata"]["labels"] = {"color": color}
+            await client.create(CONFIGMAPS, labelled)
+        red = Informer(client, CONFIGMAPS, label_selector="color=red", indexes={"color": lambda o: o.data.values()})
+        one = Informer(client, CONFIGMAPS, namespace, field_selector="metadata.name=b")
+        async with running(red, one):
+            assert names(one.list()) == {"b"}
+            assert names(red.by_index("color", "red")) >= {"a", "c"}
+            await client.patch(CONFIGMAPS, Key(namespace, "a"), {"metadata": {"labels": {"color": "blue"}}})
+            await eventually(lambda: "a" not in names(red.list()))
+
+    async def test_a_thousand_objects_at_the_start(self, namespace: str, client: Client) -> None:
+        limit = asyncio.Semaphore(32)
+
+        async def make(number: int) -> None:
+            async with limit:
+                await client.create(CONFIGMAPS, cm(namespace, f"old-{number:04}"))
+
+        await asyncio.gather(*(make(number) for number in range(1000)))
+        informer = Informer(client, CONFIGMAPS, namespace)
+        done: list[str] = []
+
+        async def reconcile(key: Key) -> None:
+            done.append(key.name)
+            await asyncio.sleep(0.002)
+
+        controller = Controller("thousand", reconcile, workers=4)
+        informer.add_handler(lambda event: controller.enqueue(event.key, low_priority=event.initial))
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(informer.run())
+            await informer.wait_synced(20)
+            assert time.monotonic() - started < 5
+            working = group.create_task(controller.run())
+            await client.create(CONFIGMAPS, cm(namespace, "fresh"))
+            await eventually(lambda: len(done) == 1001, timeout=30)
+            watching.cancel()
+            controller.shutdown()
+        assert working.done()
+        assert len(set(done)) == 1001
+        assert done.index("fresh") < 900, "the fresh object waited for the whole first list"
+
+
+class TestCredentials:
+    @pytest.mark.slow
+    async def test_the_pods_token_is_rotated(self, apiserver, namespace: str, client: Client, tmp_path: Path) -> None:
+        """The in-cluster configuration on a real service account, whose first token becomes void while in use."""
+        for name in ("first", "second"):
+            await client.create(SERVICEACCOUNTS, {"metadata": {"name": name, "namespace": namespace}})
+        in_it = ("-n", namespace)
+        accounts = [f"--serviceaccount={namespace}:{name}" for name in ("first", "second")]
+        await apiserver.kubectl("create", "role", "reader", *in_it, "--verb=list", "--resource=configmaps")
+        await apiserver.kubectl("create", "rolebinding", "reader", *in_it, "--role=reader", *accounts)
+        first, second = [
+            (await apiserver.kubectl("create", "token", name, *in_it)).strip() for name in ("first", "second")
+        ]
+        (tmp_path / "token").write_text(first)
+        (tmp_path / "ca.crt").write_bytes((apiserver.state_dir / "pki" / "ca.crt").read_bytes())
+        address = urlsplit(apiserver.url)
+        environ = {"KUBERNETES_SERVICE_HOST": str(address.hostname), "KUBERNETES_SERVICE_PORT": str(address.port)}
+        config = ClusterConfig(service_account=tmp_path, environ=environ)
+        async with Transport(config, user_agent="in-cluster/1") as transport:
+            inside = Client(transport)
+            assert await inside.list(CONFIGMAPS, namespace) == []
+            await client.delete(SERVICEACCOUNTS, Key(namespace, "first"))
+            (tmp_path / "token").write_text(second)
+
+            async def uses_the_second_token() -> bool:
+                await inside.list(CONFIGMAPS, namespace)  # never fails, whenever the server notices
+                return transport.authorization == f"Bearer {second}"
+
+            await eventually(uses_the_second_token, timeout=40, interval=0.5)
+
+
+class TestWrites:
+    async def test_errors_of_the_real_server(self, namespace: str, client: Client) -> None:
+        key = Key(namespace, "a")
+        with pytest.raises(NotFound):
+            await client.get(CONFIGMAPS, key)
+        created = await client.create(CONFIGMAPS, cm(namespace, "a"))
+        with pytest.raises(AlreadyExists):
+            await client.create(CONFIGMAPS, cm(namespace, "a"))
+        await client.patch(CONFIGMAPS, key, {"data": {"x": "y"}})
+        stale = cm(namespace, "a", x="z")
+        stale["metadata"]["resourceVersion"] = created.metadata.resource_version
+        with pytest.raises(Conflict):
+            await client.replace(CONFIGMAPS, stale)
+        with pytest.raises(Conflict):
+            await client.delete(CONFIGMAPS, key, uid="somebody else")
+        with pytest.raises(Invalid):
+            await client.create(CONFIGMAPS, cm(namespace, "Not A Name"))
+        with pytest.raises(NotServed):
+            await client.get(Resource("", "v1", "nothings", "Nothing", True, ConfigMap), key)
+        await client.delete(CONFIGMAPS, key, uid=created.metadata.uid)
+        await client.delete(CONFIGMAPS, key)
+        with pytest.raises(NotFound):
+            await client.get(CONFIGMAPS, key)
+
+    async def test_eviction(self, namespace: str, client: Client) -> None:
+        container = {"name": "c", "image": "none"}
+        pod = {"metadata": {"name": "p", "namespace": namespace}, "spec": {"containers": [container]}}
+        await client.create(PODS, pod)
+        await client.evict(Key(namespace, "p"), grace_seconds=0)
+        await client.evict(Key(namespace, "gone"))
+        with pytest.raises(NotFound):
+            await client.get(PODS, Key(namespace, "p"))
+
+    async def test_finalizers(self, namespace: str, client: Client) -> None:
+        read = await client.create(CONFIGMAPS, cm(namespace, "a"))
+        ours, theirs = "kaito.sh/ours", "example.com/theirs"
+        with_ours = await add_finalizer(client, CONFIGMAPS, read, ours)
+        assert with_ours.metadata.finalizers == [ours]
+        assert await add_finalizer(client, CONFIGMAPS, with_ours, ours) is with_ours
+        with pytest.raises(Conflict):
+            await add_finalizer(client, CONFIGMAPS, read, theirs)
+        both = await add_finalizer(client, CONFIGMAPS, with_ours, theirs)
+        await client.patch(
+            CONFIGMAPS, Key(namespace, "a"), {"data": {"x": "y"}}
+        )  # a newer version does not hinder removal
+        await client.delete(CONFIGMAPS, Key(namespace, "a"))
+        after = await remove_finalizer(client, CONFIGMAPS, both, ours)
+        assert after.metadata.finalizers == [theirs]
+        with pytest.raises(Conflict):
+            await remove_finalizer(client, CONFIGMAPS, both, ours)
+        await remove_finalizer(client, CONFIGMAPS, after, theirs)
+        assert await remove_finalizer(client, CONFIGMAPS, after, theirs) is None
+
+    async def test_a_finalizer_is_not_put_on_a_namesake(self, namespace: str, client: Client) -> None:
+        read = await client.create(CONFIGMAPS, cm(namespace, "a"))
+        await client.delete(CONFIGMAPS, Key(namespace, "a"))
+        await client.create(CONFIGMAPS, cm(namespace, "a"))
+        with pytest.raises(Conflict):
+            await add_finalizer(client, CONFIGMAPS, read, "kaito.sh/ours")
+
+
+class TestApplier:
+    ANNOTATION = "test.kaito.sh/applied"
+
+    @pytest.fixture
+    async def owner(self, namespace: str, client: Client) -> ConfigMap:
+        return await client.create(CONFIGMAPS, cm(namespace, "owner"))
+
+    def child(self, namespace: str, owner: ConfigMap, **data: str) -> dict[str, Any]:
+        desired = cm(namespace, "child", **data)
+        reference = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": "owner",
+            "uid": owner.metadata.uid,
+            "controller": True,
+        }
+        desired["metadata"]["ownerReferences"] = [reference]
+        return desired
+
+    async def test_create_change_and_remove_fields(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        applier = Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)
+        ours = owned_by(owner.metadata.uid)
+        first = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1", b="2"), current=None, ours=ours)
+        await client.patch(CONFIGMAPS, Key(namespace, "child"), {"data": {"theirs": "x"}}, manager="somebody")
+        second = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=first, ours=ours)
+        assert second.data == {"a": "1", "theirs": "x"}
+
+    async def test_what_stands_is_not_written_again(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        applier = Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)
+        desired, ours = self.child(namespace, owner, a="1"), owned_by(owner.metadata.uid)
+        first = await applier.apply(CONFIGMAPS, desired, current=None, ours=ours)
+        fence = Client(client.transport, fence=lambda: False)
+        for again in (applier, Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)):
+            again._client = fence
+            assert await again.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
+
+    async def test_a_drifted_spec_is_put_right(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        reference = self.child(namespace, owner)["metadata"]["ownerReferences"]
+        pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        spec = {"replicas": 1, "serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": pod}
+        desired = {"metadata": {"name": "w", "namespace": namespace, "ownerReferences": reference}, "spec": spec}
+        applier, ours = (
+            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
+            owned_by(owner.metadata.uid),
+        )
+        first = await applier.apply(STATEFULSETS, desired, current=None, ours=ours)
+        assert await applier.apply(STATEFULSETS, desired, current=first, ours=ours) is first
+        drifted = await client.patch(STATEFULSETS, Key(namespace, "w"), {"spec": {"replicas": 5}})
+        mended = await applier.apply(STATEFULSETS, desired, current=drifted, ours=ours)
+        assert mended.spec.replicas == 1
+
+    async def test_a_strangers_object_is_not_touched(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        stranger = await client.create(CONFIGMAPS, cm(namespace, "child", precious="x"))
+        applier, ours = (
+            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
+            owned_by(owner.metadata.uid),
+        )
+        for current in (None, stranger):
+            with pytest.raises(NameTaken, match="ConfigMap .*/child exists already and has no controller"):
+                await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=current, ours=ours)
+        with pytest.raises(NameTaken):
+            await create_once(client, CONFIGMAPS, self.child(namespace, owner, a="1"), ours=ours)
+        untouched = await client.get(CONFIGMAPS, Key(namespace, "child"))
+        assert untouched.metadata.resource_version == stranger.metadata.resource_version
+
+    async def test_a_stale_cache_never_recreates(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        applier, ours = (
+            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
+            owned_by(owner.metadata.uid),
+        )
+        first = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=None, ours=ours)
+        await client.delete(CONFIGMAPS, Key(namespace, "child"))
+        with pytest.raises(Conflict):
+            await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="2"), current=first, ours=ours)
+        with pytest.raises(NotFound):
+            await client.get(CONFIGMAPS, Key(namespace, "child"))
+
+    async def test_create_once_takes_over_its_own(self, namespace: str, client: Client, owner: ConfigMap) -> None:
+        desired, ours = self.child(namespace, owner, a="1"), owned_by(owner.metadata.uid)
+        first = await create_once(client, CONFIGMAPS, desired, ours=ours)
+        assert (await create_once(client, CONFIGMAPS, desired, ours=ours)).metadata.uid == first.metadata.uid
+
+
+class TestEvents:
+    async def test_recorded_once_and_counted(self, namespace: str, client: Client) -> None:
+        about = await client.create(CONFIGMAPS, cm(namespace, "a"))
+        recorder = EventRecorder(client, "kubecore-test", window=0.3)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(recorder.run())
+            for _ in range(5):
+                recorder.record(about, CONFIGMAPS, "Warning", "WentWrong", "it went wrong")
+            recorder.record(about, CONFIGMAPS, "Normal", "WentWell", "it went well")
+            await recorder.flush(5)
+            await asyncio.sleep(0.4)
+            recorder.record(about, CONFIGMAPS, "Warning", "WentWrong", "it went wrong")
+            await recorder.flush(5)
+            task.cancel()
+        found = {event.reason: event for event in await client.list(EVENTS, namespace)}
+        assert {reason: event.count for reason, event in found.items()} == {"WentWrong": 6, "WentWell": 1}
+        assert found["WentWrong"].involved_object.uid == about.metadata.uid
+        assert found["WentWrong"].type == "Warning"
+
+    async def test_a_namespace_that_is_gone_blocks_nobody(self, namespace: str, client: Client) -> None:
+        about = await client.create(CONFIGMAPS, cm(namespace, "a"))
+        lost = msgspec.structs.replace(about, metadata=msgspec.structs.replace(about.metadata, namespace="no-such"))
+        recorder = EventRecorder(client, "kubecore-test")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(recorder.run())
+            recorder.record(lost, CONFIGMAPS, "Normal", "Lost", "nowhere to go")
+            recorder.record(about, CONFIGMAPS, "Normal", "Found", "here")
+            await recorder.flush(5)
+            task.cancel()
+        assert [event.reason for event in await client.list(EVENTS, namespace)] == ["Found"]

@@ -1,0 +1,127 @@
+"""The first bytes of some files of an image, without fetching the rest: enough to check an adapter before it is pulled.
+
+What is read this way is not verified (a digest covers a whole blob), so it may only say no early. A pull verifies.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from kaito_oci.contents import Content, Shape, plan
+from kaito_oci.credentials import Anonymous, CredentialSource
+from kaito_oci.decompress import Bounded, opened
+from kaito_oci.download import BlobStream
+from kaito_oci.errors import TooLarge
+from kaito_oci.limits import MIB, Limits
+from kaito_oci.manifest import Manifest
+from kaito_oci.operation import Operation, in_thread
+from kaito_oci.platforms import this_machine
+from kaito_oci.reference import Reference
+from kaito_oci.registry import HardenedRegistry
+from kaito_oci.session import Image, connect, effective, read_image
+from kaito_oci.settings import RegistrySettings
+from kaito_oci.tar import FILE, Reader
+from kaito_oci.unpack import clean
+
+Need = Callable[[bytes], int]
+"""How many bytes from the start of a file are wanted, given those at hand; a file that is shorter is given whole."""
+
+_MOST = 32 * MIB
+"""Bytes of one file, and of what is read past in a layer to find it."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The beginning of a file, and the size of all of it."""
+
+    content: bytes
+    size: int
+
+
+class Peek(msgspec.Struct, frozen=True):
+    """An image and the beginnings of those wanted files that were found without reading much else."""
+
+    image: Image
+    files: dict[str, Start]
+
+
+async def peek(
+    reference: str | Reference,
+    wanted: Mapping[str, Need],
+    *,
+    path: str = "",
+    auth: CredentialSource | None = None,
+    plain_http_hosts: Collection[str] = (),
+    settings: RegistrySettings | None = None,
+) -> Peek:
+    """Read the start of the `wanted` files, by their names relative to `path` (which concerns images, as in `pull`).
+
+    A file that lies behind more than 32 MiB of others is left out. Raises OciError.
+    """
+    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
+    operation, limits = Operation(), Limits()
+    registry, image = await in_thread(
+        operation,
+        connect,
+        name,
+        auth or Anonymous(),
+        effective(settings, plain_http_hosts),
+        lambda client: read_image(client, this_machine(), limits),
+    )
+    try:
+        return Peek(image, await in_thread(operation, _starts, registry, image.manifest, wanted, path))
+    finally:
+        registry.session.close()
+
+
+def _starts(registry: HardenedRegistry, manifest: Manifest, wanted: Mapping[str, Need], path: str) -> dict[str, Start]:
+    found: dict[str, Start] = {}
+    folder = clean(path, "the path") if manifest.is_image else ""
+    # The last layer is the uppermost: what it has hides what is below.
+    for content in reversed(plan(manifest)):
+        if content.shape is Shape.FILE:
+            if content.name in wanted:
+                found[content.name] = _raw(registry, content, wanted[content.name])
+        else:
+            missing = {name: need for name, need in wanted.items() if name not in found}
+            if missing:
+                found.update(_from_layer(registry, content, missing, folder))
+    return found
+
+
+def _raw(registry: HardenedRegistry, content: Content, need: Need) -> Start:
+    stream = BlobStream(registry, content.blob)
+    try:
+        return Start(_gather(stream.read, content.blob.size, need), content.blob.size)
+    finally:
+        stream.close()
+
+
+def _from_layer(
+    registry: HardenedRegistry, content: Content, wanted: Mapping[str, Need], folder: str
+) -> dict[str, Start]:
+    found: dict[str, Start] = {}
+    stream = BlobStream(registry, content.blob)
+    try:
+        reader = Reader(Bounded(opened(stream, content.compression), content.blob.size, Limits()))
+        for entry in reader:
+            name = posixpath.relpath(clean(entry.name, "a layer entry") or ".", folder or ".")
+            if entry.kind == FILE and name in wanted:
+                found[name] = Start(_gather(reader.read, entry.size, wanted[name]), entry.size)
+            if len(found) == len(wanted) or stream.position + entry.size > _MOST:
+                break
+    finally:
+        stream.close()
+    return found
+
+
+def _gather(read: Callable[[int], bytes], size: int, need: Need) -> bytes:
+    content = bytearray()
+    while (goal := min(need(bytes(content)), size)) > len(content):
+        if goal > _MOST:
+            raise TooLarge(f"the start of a file would be {goal} bytes")
+        while len(content) < goal and (chunk := read(goal - len(content))):
+            content += chunk
+    return bytes(content)

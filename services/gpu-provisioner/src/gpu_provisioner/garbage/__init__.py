@@ -1,1 +1,0 @@
-"""Garbage collection: pools without claims and claims without pools."""

@@ -1,0 +1,411 @@
+"""The whole provisioner against a real kube-apiserver, the real Azure SDK and the ARM stand-in."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gpu_provisioner.claims.view import ClaimKind
+from gpu_provisioner.cloud.azure import connect
+from gpu_provisioner.settings import AzureSettings, Settings
+from gpu_provisioner.wiring import Provisioner
+from kaito_api.conditions import find_condition
+from kaito_api.meta import Key
+from kaito_api.nodeclaim import NodeClaim
+from kaito_api.resources import EVENTS, MACHINES, NODECLAIMS, NODES, PODS
+from kaito_local.arm.cloud import Timings
+from kaito_local.arm.faults import Fault, flat
+from kaito_local.arm.node_objects import NodeObjects
+from kaito_local.arm.server import ArmStandIn, serve
+from kaito_local.pytest_plugin import ApiServer
+from kubecore.client import Client
+from kubecore.config import load_config
+from kubecore.errors import NotFound
+from kubecore.testing.asserts import eventually
+from kubecore.transport import Transport
+
+pytestmark = pytest.mark.integration
+
+ALLOCATION = {
+    "code": "ReconcileVMSSAgentPoolFailed",
+    "message": "",
+    "details": [{"code": "AllocationFailed", "message": "no room"}],
+}
+QUOTA = flat(
+    "ErrCode_InsufficientVCPUQuota", "Insufficient vcpu quota requested 6, remaining 0 for family standardNCSv3Family"
+)
+
+
+@dataclass
+class Stage:
+    client: Client
+    arm: ArmStandIn
+    nodes: NodeObjects
+    settings: Settings
+
+    @asynccontextmanager
+    async def provisioner(self, kinds: set[ClaimKind] | None = None) -> AsyncIterator[Provisioner]:
+        """One running replica."""
+        async with connect(self.settings.azure) as cloud:
+            service = Provisioner(
+                client=Client(self.client.transport),
+                cloud=cloud,
+                kinds=kinds or {ClaimKind.NODE_CLAIM, ClaimKind.MACHINE},
+                settings=self.settings,
+                registry=CollectorRegistry(),
+            )
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(service.manager.run())
+                try:
+                    yield service
+                finally:
+                    service.manager.stop()
+                    await running
+
+    async def claim(self, name: str, workspace: str = "", **spec: Any) -> None:
+        types = spec.pop("types", ["Standard_NC6s_v3"])
+        body = {
+            "metadata": {
+                "name": name,
+                "labels": {"kaito.sh/workspace": "phi", "karpenter.sh/nodepool": "kaito"},
+                "annotations": {"kaito.sh/workspace-uid": workspace} if workspace else {},
+            },
+            "spec": {
+                "nodeClassRef": {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"},
+                "requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "In", "values": types}],
+                "resources": {"requests": {"storage": "80Gi"}},
+                **spec,
+            },
+        }
+        await self.client.create(NODECLAIMS, body)
+
+    async def get(self, name: str) -> NodeClaim:
+        return await self.client.get(NODECLAIMS, Key("", name))
+
+    async def is_gone(self, name: str) -> bool:
+        try:
+            await self.get(name)
+        except NotFound:
+            return True
+        return False
+
+    async def condition(self, name: str, type_: str) -> tuple[str, str, str]:
+        found = find_condition((await self.get(name)).status.conditions, type_)
+        return (found.status, found.reason, found.message) if found else ("", "", "")
+
+    async def ready(self, *names: str) -> None:
+        async def all_ready() -> bool:
+            return all([(await self.condition(name, "Ready"))[0] == "True" for name in names])
+
+        await eventually(all_ready, timeout=20)
+
+    def calls(self, route: str) -> list[Any]:
+        return [c for c in self.arm.wire.journal if c.route == route]
+
+
+@asynccontextmanager
+async def stage(
+    apiserver: ApiServer, folder: Path, *, shared: bool = True, timings: Timings | None = None
+) -> AsyncIterator[Stage]:
+    transport = Transport(load_config(str(apiserver.kubeconfig)), user_agent="test")
+    async with transport:
+        client = Client(transport)
+        nodes = NodeObjects(client)
+        async with serve(folder, nodes, timings=timings) as arm:
+            assertion = folder / "assertion"
+            assertion.write_text("x")
+            settings = Settings(
+                azure=AzureSettings(
+                    subscription_id=arm.identity.subscription,
+                    resource_group=arm.identity.resource_group,
+                    cluster_name=arm.identity.cluster,
+                    tenant_id=arm.identity.tenant,
+                    client_id="client",
+                    federated_token_file=str(assertion),
+                    endpoint=arm.url,
+                    authority=arm.url.replace("127.0.0.1", "localhost"),
+                    ca_file=str(arm.certificate),
+                ),
+                shared_pools=shared,
+                leader_elect=False,
+                list_active_seconds=0.05,
+                list_idle_seconds=0.2,
+                put_burst=1000.0,
+                health_port=0,
+                metrics_port=0,
+            )
+            try:
+                yield Stage(client, arm, nodes, settings)
+            finally:
+                await clean(client)
+
+
+async def clean(client: Client) -> None:
+    """Cluster-scoped objects outlive a namespace: take them away, finalizers first."""
+    for resource in (NODECLAIMS, MACHINES, NODES):
+        for obj in await client.list(resource):
+            if obj.metadata.finalizers:
+                await client.patch(resource, obj.metadata.key, {"metadata": {"finalizers": []}})
+            await client.delete(resource, obj.metadata.key)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"w{uuid.uuid4().hex[:9]}"
+
+
+async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        claim = await s.get(name)
+        assert claim.status.provider_id.startswith("azure:///subscriptions/")
+        assert claim.status.allocatable["nvidia.com/gpu"] == "1"
+        assert claim.metadata.labels["node.kubernetes.io/instance-type"] == "Standard_NC6s_v3"
+        node = await s.client.get(NODES, Key("", claim.status.node_name))
+        assert node.metadata.labels["karpenter.sh/initialized"] == "true"
+        assert node.metadata.finalizers == ["karpenter.sh/termination"]
+        (pool,) = s.arm.wire.cloud.pools.values()
+        assert pool.properties["tags"] == {"kaito-managed-by": "gpu-provisioner"}
+        await s.client.delete(NODECLAIMS, Key("", name))
+        await eventually(lambda: s.is_gone(name), timeout=20)
+        assert s.arm.wire.cloud.pools == {}
+        assert await s.client.list(NODES) == []
+        assert len(s.calls("put")) == 1
+
+
+async def test_a_machine_lives_the_same_life(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        body = {
+            "metadata": {"name": name, "labels": {"kaito.sh/workspace": "phi"}},
+            "spec": {
+                "requirements": [
+                    {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["Standard_NC6s_v3"]}
+                ]
+            },
+        }
+        await s.client.create(MACHINES, body)
+
+        async def ready() -> bool:
+            machine = await s.client.get(MACHINES, Key("", name))
+            found = find_condition(machine.status.conditions, "Ready")
+            return found is not None and found.status == "True"
+
+        await eventually(ready, timeout=20)
+        await s.client.delete(MACHINES, Key("", name))
+
+        async def gone() -> bool:
+            return not await s.client.list(MACHINES)
+
+        await eventually(gone, timeout=20)
+        assert s.arm.wire.cloud.pools == {}
+
+
+async def test_equal_claims_of_a_workspace_share_one_pool_and_one_leaves_by_name(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    names = [f"{name}{n}" for n in range(5)]
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        for each in names:
+            await s.claim(each, workspace="uid-1")
+        await s.ready(*names)
+        (pool,) = s.arm.wire.cloud.pools.values()
+        assert len(pool.machines) == 5
+        assert len(s.calls("put")) <= 3, "claims that come together share PUTs"
+        providers = {(await s.get(each)).status.provider_id for each in names}
+        assert len(providers) == 5
+        await s.client.delete(NODECLAIMS, Key("", names[2]))
+        await eventually(lambda: s.is_gone(names[2]), timeout=20)
+        left = [(await s.get(each)).status.provider_id for each in names if each != names[2]]
+        assert {m.provider_id for m in pool.machines.values()} == set(left)
+        assert [c.body["machineNames"] for c in s.calls("post")] != []
+        await s.ready(*[each for each in names if each != names[2]])
+        for each in names:
+            await s.client.delete(NODECLAIMS, Key("", each))
+        await eventually(lambda: not s.arm.wire.cloud.pools, timeout=20)
+
+
+async def test_partial_allocation_keeps_what_came(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    names = [f"{name}{n}" for n in range(5)]
+    async with stage(apiserver, tmp_path, timings=Timings(node=0.1, create=0.5)) as s:
+        s.arm.wire.faults.add(Fault("put", "partial", machines=3, error=ALLOCATION))
+        for each in names:
+            await s.claim(each, workspace="uid-1")
+        async with s.provisioner():
+
+            async def split() -> bool:
+                states = [await s.condition(each, "Launched") for each in names]
+                done = [state for state in states if state[0] == "True"]
+                failed = [state for state in states if state[1] == "InsufficientCapacity"]
+                return len(done) == 3 and len(failed) == 2
+
+            await eventually(split, timeout=20)
+            assert len(s.calls("put")) == 1, "no second PUT before the failure is waited out"
+
+
+async def test_the_next_instance_type_is_tried_after_a_stock_out(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        s.arm.wire.faults.add(Fault("put", "fail-operation", error=ALLOCATION))
+        await s.claim(name, types=["Standard_NC6s_v3", "Standard_NC12s_v3"])
+        await s.ready(name)
+        (pool,) = s.arm.wire.cloud.pools.values()
+        assert pool.properties["vmSize"] == "Standard_NC12s_v3"
+        assert (await s.get(name)).metadata.labels["node.kubernetes.io/instance-type"] == "Standard_NC12s_v3"
+        events = [e for e in await s.client.list(EVENTS) if e.involved_object.name == name]
+        assert any("Trying Standard_NC12s_v3" in e.message for e in events)
+
+
+async def test_quota_is_said_with_its_numbers(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        s.arm.wire.faults.add(Fault("put", "answer", times=100, status=400, body=QUOTA))
+        await s.claim(name)
+        await eventually(lambda: launched_reason(s, name, "QuotaExceeded"), timeout=20)
+        status, _, message = await s.condition(name, "Launched")
+        assert status == "False", "a quota of zero does not heal by itself"
+        assert "requested 6, remaining 0" in message
+        assert "Ask Azure for more quota" in message
+        assert len(s.calls("put")) == 1
+        await s.client.delete(NODECLAIMS, Key("", name))
+        await eventually(lambda: s.is_gone(name), timeout=20)
+
+
+async def launched_reason(s: Stage, name: str, reason: str) -> bool:
+    return (await s.condition(name, "Launched"))[1] == reason
+
+
+async def test_a_delete_during_the_create_goes_out_at_once(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    async with stage(apiserver, tmp_path, timings=Timings(node=60, create=60)) as s, s.provisioner():
+        await s.claim(name)
+        await eventually(lambda: s.calls("put"), timeout=20)
+        await s.client.delete(NODECLAIMS, Key("", name))
+        await eventually(lambda: s.is_gone(name), timeout=20)
+        assert s.arm.wire.cloud.pools == {}
+        assert {o.status for o in s.arm.wire.cloud.operations.values()} == {"Canceled", "Succeeded"}
+
+
+async def test_a_strangers_pool_of_the_same_name_is_never_touched(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    async with stage(apiserver, tmp_path) as s:
+        pool, _, _ = s.arm.wire.cloud.put(name, {"count": 0, "vmSize": "Standard_D2s_v5"}, None)
+        async with s.provisioner():
+            await s.claim(name)
+            await eventually(lambda: launched_reason(s, name, "PoolNameTaken"), timeout=20)
+            await s.client.delete(NODECLAIMS, Key("", name))
+            await eventually(lambda: s.is_gone(name), timeout=20)
+        assert s.arm.wire.cloud.pools[name] is pool
+        assert s.calls("put") == s.calls("delete") == []
+
+
+async def test_a_pool_deleted_in_the_portal_costs_the_claim(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        s.arm.wire.cloud.delete(next(iter(s.arm.wire.cloud.pools.values())), None)
+        await eventually(lambda: s.is_gone(name), timeout=20)
+
+
+async def test_half_a_list_costs_nothing(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    names = [f"{name}{n}" for n in range(4)]
+    async with stage(apiserver, tmp_path, shared=False) as s, s.provisioner():
+        for each in names:
+            await s.claim(each)
+        await s.ready(*names)
+        before = len(s.calls("list"))
+        s.arm.wire.faults.add(Fault("list", "half-list", times=10))
+        await eventually(lambda: len(s.calls("list")) > before + 20, timeout=20)
+        assert s.calls("delete") == []
+        assert [await s.is_gone(each) for each in names] == [False] * 4
+
+
+async def test_a_node_deleted_by_hand_costs_the_claim_and_the_machine(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        await s.client.delete(NODES, Key("", (await s.get(name)).status.node_name))
+        await eventually(lambda: s.is_gone(name), timeout=20)
+        assert s.arm.wire.cloud.pools == {}
+        assert await s.client.list(NODES) == []
+
+
+async def test_pods_are_evicted_before_the_machine_goes(
+    apiserver: ApiServer, tmp_path: Path, name: str, namespace: str
+) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        node = (await s.get(name)).status.node_name
+        pod = {
+            "metadata": {"name": "busy", "namespace": namespace, "finalizers": ["test/hold"]},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x"}], "terminationGracePeriodSeconds": 0},
+        }
+        await s.client.create(PODS, pod)
+        await s.client.delete(NODECLAIMS, Key("", name))
+
+        async def evicted() -> bool:
+            return (await s.client.get(PODS, Key(namespace, "busy"))).metadata.deleting
+
+        await eventually(evicted, timeout=20)
+        assert (await s.condition(name, "Drained"))[:2] == ("Unknown", "Draining")
+        taints = (await s.client.get(NODES, Key("", node))).spec.taints
+        assert "karpenter.sh/disrupted" in {t.key for t in taints}
+        assert s.calls("delete") == []
+        await s.client.patch(PODS, Key(namespace, "busy"), {"metadata": {"finalizers": []}})
+        await eventually(lambda: s.is_gone(name), timeout=20)
+        assert s.arm.wire.cloud.pools == {}
+
+
+@pytest.mark.parametrize("when", ["after the PUT", "after the node", "during the delete"])
+async def test_a_restart_changes_nothing(apiserver: ApiServer, tmp_path: Path, name: str, when: str) -> None:
+    async with stage(apiserver, tmp_path, timings=Timings(node=0.3, create=0.6, delete=0.5)) as s:
+        moment: dict[str, Callable[[], Any]] = {
+            "after the PUT": lambda: s.calls("put"),
+            "after the node": lambda: (
+                next(iter(s.arm.wire.cloud.pools.values())).machines if s.arm.wire.cloud.pools else None
+            ),
+            "during the delete": lambda: s.calls("delete"),
+        }
+        async with s.provisioner():
+            await s.claim(name)
+            if when == "during the delete":
+                await s.ready(name)
+                await s.client.delete(NODECLAIMS, Key("", name))
+            await eventually(moment[when], timeout=20)
+        async with s.provisioner():
+            if when == "during the delete":
+                await eventually(lambda: s.is_gone(name), timeout=20)
+                assert s.arm.wire.cloud.pools == {}
+            else:
+                await s.ready(name)
+                assert len(s.arm.wire.cloud.pools) == 1
+                assert len(s.calls("put")) == 1
+
+
+async def test_claims_of_others_are_left_alone(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        body = {
+            "metadata": {"name": name},
+            "spec": {
+                "nodeClassRef": {"group": "karpenter.azure.com", "kind": "AKSNodeClass", "name": "default"},
+                "requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["A"]}],
+            },
+        }
+        await s.client.create(NODECLAIMS, body)
+        marker = f"{name}m"
+        await s.claim(marker)
+        await s.ready(marker)
+        claim = await s.get(name)
+        assert claim.metadata.finalizers == []
+        assert claim.status.conditions == []
