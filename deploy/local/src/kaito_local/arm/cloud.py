@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,6 +100,28 @@ class Cloud:
         self._nodes = nodes
         self._tasks = tasks
         self._sleep = sleep
+
+    def snapshot(self) -> dict[str, Any]:
+        """Pools and machines as plain data, for a stand-in that outlives its process."""
+        return {
+            name: {
+                "properties": pool.properties,
+                "state": pool.state,
+                "ordinal": pool.ordinal,
+                "machines": [asdict(machine) for machine in pool.machines.values()],
+            }
+            for name, pool in self.pools.items()
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Takes a snapshot back; what was under way when it was made counts as failed."""
+        for name, kept in snapshot.items():
+            state = kept["state"] if kept["state"] == "Succeeded" else "Failed"
+            pool = Pool(name, kept["properties"], state, uuid.uuid4().hex, kept["ordinal"])
+            for machine in kept["machines"]:
+                spec = MachineSpec(**{**machine, "taints": tuple(machine["taints"])})
+                pool.machines[spec.node_name] = spec
+            self.pools[name] = pool
 
     def busy(self, pool: Pool) -> Operation | None:
         """The operation that holds the pool, if one runs."""
