@@ -11,7 +11,6 @@ import time
 
 from kaito_api.meta import Key
 from kaito_api.resources import CONFIGMAPS
-
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.controller import Controller
@@ -47,8 +46,11 @@ async def main() -> None:
             say("leading")
             await asyncio.Event().wait()
 
+        async def started() -> None:
+            say("started")
+
+        manager.add_task("started", started, leader_only=False)
         manager.add_task("lead", lead)
-        say("started")
         await manager.run()
         say("stopped")
 

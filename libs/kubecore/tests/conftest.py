@@ -1,15 +1,25 @@
-"""Fixtures on the scripted server: a transport and a client that talk to it, and a small kind."""
+"""Fixtures on the scripted server, and a guard: code of kubecore that blocks the event loop fails the test."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
 
 from kubecore.client import Client
 from kubecore.testing.server import ScriptedServer
 from kubecore.transport import Transport
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
+    with blockbuster_ctx("kubecore", excluded_modules=["kubecore.testing"]) as guard:
+        for function in guard.functions.values():
+            # the first runs once, before anything else; the second has a loop and a thread of its own
+            function.can_block_in("kubecore/config.py", {"load_config", "_load"})
+        yield guard
 
 
 @pytest.fixture

@@ -14,18 +14,17 @@ import aiohttp
 import msgspec
 import pytest
 import yaml
+from prometheus_client import REGISTRY
+
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key, Resource
 from kaito_api.resources import CONFIGMAPS, EVENTS, PODS, SERVICEACCOUNTS, STATEFULSETS
-
-from prometheus_client import REGISTRY
-
 from kubecore.apply import Applier, add_finalizer, create_once, owned_by, remove_finalizer
 from kubecore.backoff import BackoffPolicy
 from kubecore.client import Client
 from kubecore.config import ClusterConfig, load_config
 from kubecore.controller import Controller
-from kubecore.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, NotServed
+from kubecore.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, NotLeader, NotServed
 from kubecore.events import EventRecorder
 from kubecore.informer import Event, Informer
 from kubecore.reflector import Timings
@@ -305,13 +304,16 @@ class TestApplier:
         assert second.data == {"a": "1", "theirs": "x"}
 
     async def test_what_stands_is_not_written_again(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        applier = Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)
+        writing = [True]
+        fenced = Client(client.transport, fence=lambda: writing[0])
         desired, ours = self.child(namespace, owner, a="1"), owned_by(owner.metadata.uid)
+        applier, restarted = (Applier(fenced, manager="kubecore/test", annotation=self.ANNOTATION) for _ in range(2))
         first = await applier.apply(CONFIGMAPS, desired, current=None, ours=ours)
-        fence = Client(client.transport, fence=lambda: False)
-        for again in (applier, Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)):
-            again._client = fence
-            assert await again.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
+        writing[0] = False
+        assert await applier.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
+        assert await restarted.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
+        with pytest.raises(NotLeader):
+            await restarted.apply(CONFIGMAPS, self.child(namespace, owner, a="2"), current=first, ours=ours)
 
     async def test_a_drifted_spec_is_put_right(self, namespace: str, client: Client, owner: ConfigMap) -> None:
         reference = self.child(namespace, owner)["metadata"]["ownerReferences"]
@@ -335,7 +337,7 @@ class TestApplier:
             owned_by(owner.metadata.uid),
         )
         for current in (None, stranger):
-            with pytest.raises(NameTaken, match="ConfigMap .*/child exists already and has no controller"):
+            with pytest.raises(NameTaken, match=r"ConfigMap .*/child exists already and has no controller"):
                 await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=current, ours=ours)
         with pytest.raises(NameTaken):
             await create_once(client, CONFIGMAPS, self.child(namespace, owner, a="1"), ours=ours)

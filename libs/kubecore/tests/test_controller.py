@@ -8,11 +8,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from io import StringIO
+from itertools import pairwise
 
 import pytest
-from kaito_api.meta import Key
 from prometheus_client import REGISTRY
 
+from kaito_api.meta import Key
 from kubecore.backoff import BackoffPolicy
 from kubecore.controller import Controller, Result
 from kubecore.errors import Conflict, Invalid, NotLeader, TerminalError, TooManyRequests, TransportError
@@ -115,7 +116,7 @@ async def test_requeue_after() -> None:
     async with running(controller):
         controller.enqueue(A)
         await eventually(lambda: results("again") == {"requeue_after": 2, "success": 1})
-    assert all(later - earlier >= 0.1 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 0.1 for earlier, later in pairwise(times))
 
 
 async def test_one_key_is_never_worked_on_twice_at_once_and_others_go_on() -> None:

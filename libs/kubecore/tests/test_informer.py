@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
+
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key
 from kaito_api.resources import CONFIGMAPS
-
 from kubecore.backoff import BackoffPolicy
 from kubecore.client import Client
 from kubecore.errors import TransportError
@@ -37,7 +38,6 @@ from kubecore.testing.server import (
 
 PATH = "/api/v1/configmaps"
 FAST = Timings(silence=0.4, list_timeout=2, backoff=BackoffPolicy(base=0.02, cap=0.1))
-FOREVER = asyncio.Event
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ async def test_the_server_goes_away_and_comes_back(
         await eventually(lambda: server.count("WATCH") == 1)
         await server.down()
         await eventually(lambda: informer.reflector.last_error)
-        server.on("WATCH", PATH, watch(event("ADDED", obj("b", 11)), until(asyncio.Event())))
-        server._answers["WATCH", PATH].popleft()
+        server.forget("WATCH", PATH)
+        server.on("WATCH", PATH, watch(event("ADDED", obj("b", 11)), open_end))
         await server.up()
         await eventually(lambda: names(informer) == {"a", "b"})
     assert told == [("ADDED", "a"), ("ADDED", "b")]
@@ -268,7 +268,7 @@ async def test_a_late_handler_hears_of_what_is_there(
 async def test_a_list_that_never_comes_is_named(server: ScriptedServer, informer: Informer[ConfigMap]) -> None:
     server.on("GET", PATH, status(403, "Forbidden", "configmaps is forbidden"))
     async with running(informer, synced=False):
-        with pytest.raises(TimeoutError, match="configmaps could not be listed within 0.3 s: 403 Forbidden"):
+        with pytest.raises(TimeoutError, match=r"configmaps could not be listed within 0\.3 s: 403 Forbidden"):
             await informer.wait_synced(0.3)
 
 
@@ -344,6 +344,4 @@ class TestLineSplitter:
 
 
 def _map(name: str, version: int) -> ConfigMap:
-    import msgspec
-
     return msgspec.convert(obj(name, version), ConfigMap)

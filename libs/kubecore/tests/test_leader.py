@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+
 from kaito_api.core import Lease, LeaseSpec
 from kaito_api.meta import ObjectMeta
-
 from kubecore.leader import LeaderConfig, LeaseState
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key
-
 from kubecore.store import Store
 
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from kaito_api.meta import Key
 from kaito_api.resources import CONFIGMAPS, NODES
-
 from kubecore import errors
 from kubecore.client import Client
 from kubecore.config import ClusterConfig, load_config

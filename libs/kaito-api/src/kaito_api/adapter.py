@@ -7,6 +7,7 @@ made for this base. Pure: whoever calls brings the bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
@@ -25,7 +26,8 @@ _REQUIRED = ("r", "lora_alpha", "target_modules")
 _HARMLESS_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 _HEADS = frozenset({"classifier", "score"})
 _VOCABULARY = frozenset({"embed_tokens", "lm_head", "wte", "embed_out"})
-_DTYPES = frozenset({"F32", "F16", "BF16"})
+_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+"""Bytes per number."""
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B|embedding_A|embedding_B)(?P<weight>\.weight)?"
@@ -170,6 +172,10 @@ def _tensors(header: Mapping[str, Any], data_bytes: int | None) -> tuple[dict[st
         if entry.dtype not in _DTYPES:
             message = f"tensor {name[:120]!r} has type {entry.dtype}: save the adapter in float32, float16 or bfloat16"
             return {}, [Problem(AdapterReason.WEIGHTS_INVALID, message)]
+        start, stop = entry.data_offsets
+        if min(entry.shape, default=1) < 0 or stop - start != math.prod(entry.shape) * _DTYPES[entry.dtype]:
+            message = f"{WEIGHTS_FILE}: tensor {name[:120]!r} has another size than its shape says: the file is damaged"
+            return {}, [Problem(AdapterReason.WEIGHTS_INVALID, message)]
         shapes[name] = entry.shape
         spans.append(entry.data_offsets)
     if not shapes:
@@ -210,7 +216,10 @@ def _config_problems(config: Mapping[str, Any]) -> list[Problem]:
     if kind != "LORA":
         problems.append(_unsupported(f"peft_type {kind!r}", "train with LoRA"))
     problems += [_unsupported(what, cure) for applies, what, cure in _methods(config) if applies]
-    saved = {_text(name).rpartition(".")[2] for name in config.get("modules_to_save") or ()}
+    to_save = config.get("modules_to_save") or []
+    if not isinstance(to_save, list):
+        return [*problems, Problem(AdapterReason.CONFIG_INVALID, f"{CONFIG_FILE}: modules_to_save must be a list")]
+    saved = {_text(name).rpartition(".")[2] for name in to_save}
     if vocabulary := sorted(saved & _VOCABULARY):
         message = f"modules_to_save has {', '.join(vocabulary)}: the vocabulary must stay the base's; train without new tokens"
         problems.append(Problem(AdapterReason.VOCABULARY_CHANGED, message))

@@ -76,7 +76,7 @@ def load_config(kubeconfig: str | None = None, context: str | None = None) -> Cl
     """
     paths = kubeconfig or os.environ.get("KUBECONFIG")
     if paths:
-        if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+        if not any(os.path.isfile(os.path.expanduser(path)) for path in paths.split(os.pathsep)):
             raise ConfigError(f"kubeconfig {paths} does not exist; give --kubeconfig or set KUBECONFIG")
         return ClusterConfig(kubeconfig=paths, context=context)
     if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -122,60 +122,70 @@ class _InCluster:
 
 
 class _Kubeconfig:
-    """A kubeconfig context: static token, token file, client certificate, basic auth, exec plug-in, OIDC, GCP."""
+    """A kubeconfig context: static token, token file, client certificate, basic auth, exec plug-in, OIDC, GCP.
+
+    kubernetes-asyncio's reader is a coroutine that reads files as it goes: it runs in a loop of its own, in a thread.
+    """
 
     def __init__(self, paths: str, context: str | None) -> None:
         self._paths = paths
         self._context = context
         self._loader: Any = None
-        self._settings: Any = None
         self.expires = False
 
     async def open(self) -> Connection:
+        return await asyncio.to_thread(self._open)
+
+    async def authorization(self, renew: bool) -> str | None:
+        return await asyncio.to_thread(self._authorization, renew)
+
+    def _open(self) -> Connection:
         library = readers()
         try:
-            merged = (await asyncio.to_thread(library.kubeconfig_merger, self._paths)).config
+            merged = library.kubeconfig_merger(self._paths).config
             self._loader = library.kubeconfig_loader(merged, active_context=self._context, config_base_path=None)
-            await self._load()
-            tls = await asyncio.to_thread(_client_tls, self._settings)
+            settings = self._load()
+            tls = _client_tls(settings) if settings.host.startswith("https") else True
         except (library.config_exception, OSError, AssertionError, TypeError, AttributeError, ValueError) as error:
             # the reader meets a malformed file with whatever its code runs into
             raise ConfigError(f"kubeconfig {self._paths}: {type(error).__name__}: {error}") from error
         finally:
             library.remove_temporary_files()
-        settings = self._settings
         return Connection(
             server=str(settings.host).rstrip("/"),
-            tls=tls if settings.host.startswith("https") else True,
+            tls=tls,
             server_hostname=settings.tls_server_name or None,
             proxy=settings.proxy or None,
         )
 
-    async def authorization(self, renew: bool) -> str | None:
+    def _authorization(self, renew: bool) -> str | None:
+        library = readers()
         if renew and hasattr(self._loader, "exec_plugin_expiry"):
             del self._loader.exec_plugin_expiry
-        library = readers()
         try:
-            await self._load()
+            settings = self._load()
         except (library.config_exception, OSError, ValueError) as error:
             raise ConfigError(f"kubeconfig {self._paths}: credentials: {error}") from error
         finally:
             library.remove_temporary_files()
-        token = self._settings.api_key.get("BearerToken")
+        token = settings.api_key.get("BearerToken")
         return str(token).strip() if token else None
 
-    async def _load(self) -> None:
+    def _load(self) -> Any:
         settings = readers().configuration()
-        try:
+
+        async def load() -> None:
             async with asyncio.timeout(EXEC_DEADLINE):
                 await self._loader.load_and_set(settings)
+
+        try:
+            asyncio.run(load())
         except TimeoutError as error:
-            raise ConfigError(
-                f"kubeconfig {self._paths}: credential plug-in gave no answer in {EXEC_DEADLINE:.0f} s"
-            ) from error
-        self._settings = settings
+            reason = f"credential plug-in gave no answer within {EXEC_DEADLINE:.0f} s"
+            raise ConfigError(f"kubeconfig {self._paths}: {reason}") from error
         user = self._loader._user
         self.expires = hasattr(self._loader, "exec_plugin_expiry") or (user is not None and "tokenFile" in user)
+        return settings
 
 
 def _client_tls(settings: Any) -> ssl.SSLContext:

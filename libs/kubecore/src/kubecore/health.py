@@ -113,6 +113,7 @@ async def _serve(port: int, routes: list[web.RouteDef]) -> AsyncIterator[int]:
     await runner.setup()
     try:
         await web.TCPSite(runner, None, port).start()
-        yield int(runner.addresses[0][1])
+        # with port 0 each address family gets its own: the IPv4 one is told
+        yield next((int(address[1]) for address in runner.addresses if len(address) == 2), port)
     finally:
         await runner.cleanup()

@@ -41,7 +41,7 @@ class Timings:
     silence: float = 70.0
     """Without a byte the connection counts as dead. Above the bookmarks' interval of about 60 s."""
     open_timeout: float = 10.0
-    """For a watch to be answered, which an apiserver does at once; after a network fault the pool may hand out dead connections."""
+    """For a watch to be answered, which an apiserver does at once; after a fault the pool may hold dead connections."""
     server_min: int = 300
     """The server is asked to end each watch after a random time between this and `server_max`, so that load spreads."""
     server_max: int = 600

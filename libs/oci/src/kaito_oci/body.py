@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from kaito_oci.errors import FileChanged
 from kaito_oci.operation import CURRENT
 
 
@@ -46,7 +47,11 @@ class Body:
         """The next bytes, at most `size`."""
         CURRENT.get().check()
         self.on_read()
-        block = self._reader.read(min(size, self._length - self._read))
+        wanted = min(size, self._length - self._read)
+        block = self._reader.read(wanted)
+        if wanted and not block:
+            # The registry would wait for the rest until its own deadline.
+            raise FileChanged("a file became shorter while it was being sent")
         self._read += len(block)
         self._on_bytes(len(block))
         return block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,9 +37,10 @@ class Challenge(msgspec.Struct, frozen=True):
 
 def parse(header: str) -> Challenge | None:
     """The challenge to answer: Bearer before Basic; None where neither is offered."""
-    marks = list(_SCHEME.finditer(header))
+    marks = [*_SCHEME.finditer(header), None]
     found: dict[str, Challenge] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in pairwise(marks):
+        assert mark is not None  # only the end mark is
         section = header[mark.end() : following.start() if following else len(header)]
         fields = {
             name.lower(): re.sub(r"\\(.)", r"\1", quoted) or bare for name, quoted, bare in _PARAMETER.findall(section)

@@ -125,6 +125,7 @@ class _Pull:
         free = shutil.disk_usage(staging).free
         held = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
         if self._total > free + held:
+            target.discard()
             need = f"the image needs at least {self._total // 2**20} MiB"
             raise DiskFull(f"{self._dest} has {free // 2**20} MiB free, {need}")
         return staging

@@ -11,6 +11,7 @@ import os
 import posixpath
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from kaito_oci.download import disk_errors
@@ -177,7 +178,8 @@ class Unpacker:
         if target.is_dir():
             shutil.rmtree(target)
         else:
-            target.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):  # a parent may be a file: `_place` makes it give way
+                target.unlink()
 
     def _place(self, name: str) -> Path:
         """The path to write `name` at, its parents made. A parent that is a file gives way; one that is a link is refused."""

@@ -155,6 +155,10 @@ class ScriptedServer:
         """Append answers to a route."""
         self._answers[method, path].extend(answers)
 
+    def forget(self, method: str, path: str) -> None:
+        """Drop a route's answers."""
+        self._answers.pop((method, path), None)
+
     def count(self, method: str, path: str | None = None) -> int:
         """How many such requests came."""
         return sum(r.method == method and path in (None, r.path) for r in self.received)

@@ -1,0 +1,43 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kaito_oci import Patience, RegistrySettings
+from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from kaito_oci.testing.scripted_registry import ScriptedRegistry
+from kaito_oci.testing.scripted_server import ScriptedServer, scripted_server
+
+IMPATIENT = Patience(connect=2, head=1, stall=0.5, commit=2, min_rate=1000, attempts=3, backoff=0.01, backoff_cap=0.05)
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    async with docker_registry(folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def locked_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
+    folder = tmp_path / "locked-registry"
+    folder.mkdir()
+    async with docker_registry(folder, password=True) as running:
+        yield running
+
+
+@pytest.fixture
+def script() -> ScriptedRegistry:
+    return ScriptedRegistry()
+
+
+@pytest.fixture
+async def server(script: ScriptedRegistry) -> AsyncIterator[ScriptedServer]:
+    async with scripted_server(script) as running:
+        yield running
+
+
+@pytest.fixture
+def impatient(server: ScriptedServer) -> RegistrySettings:
+    return RegistrySettings(plain_http_hosts={server.host}, patience=IMPATIENT)

@@ -1,0 +1,106 @@
+"""kill -9 after each change of create and delete, then a restart: the end is the same, and nothing is bought twice."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from provisioner_stage import Stage, stage
+
+from kaito_api.meta import Key
+from kaito_api.resources import NODECLAIMS, NODES
+from kaito_local.arm.cloud import Timings
+from kaito_local.pytest_plugin import ApiServer
+from kubecore.testing.asserts import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SCRIPT = Path(__file__).parent / "killable.py"
+
+
+@asynccontextmanager
+async def process(
+    s: Stage, apiserver: ApiServer, kill_after: int, log: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    azure = s.settings.azure
+    flags = [
+        f"--subscription-id={azure.subscription_id}",
+        f"--resource-group={azure.resource_group}",
+        f"--cluster-name={azure.cluster_name}",
+        f"--tenant-id={azure.tenant_id}",
+        "--client-id=client",
+        f"--federated-token-file={azure.federated_token_file}",
+        f"--endpoint={azure.endpoint}",
+        f"--authority={azure.authority}",
+        f"--ca-file={azure.ca_file}",
+        "--no-leader-elect",
+        "--list-active-seconds=0.1",
+        "--list-idle-seconds=0.3",
+        "--health-port=0",
+        "--metrics-port=0",
+    ]
+    env = {**os.environ, "KUBECONFIG": str(apiserver.kubeconfig), "KILL_AFTER": str(kill_after)}
+    with log.open("ab") as out:
+        running = await asyncio.create_subprocess_exec(
+            sys.executable, str(SCRIPT), *flags, env=env, stdout=out, stderr=out
+        )
+        try:
+            yield running
+        finally:
+            if running.returncode is None:
+                running.terminate()
+            await running.wait()
+
+
+async def life(s: Stage, name: str) -> None:
+    """Create, become Ready, delete, be gone."""
+    await s.ready(name)
+    await s.client.delete(NODECLAIMS, Key("", name))
+    await eventually(lambda: s.is_gone(name), timeout=30)
+
+
+async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> None:
+    timings = Timings(node=0.1, create=0.3, delete=0.2)
+    log = tmp_path / "log"
+    async with stage(apiserver, tmp_path, timings=timings) as s:
+        await s.claim("whole")
+        async with process(s, apiserver, 0, log):
+            await life(s, "whole")
+        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        assert len(points) >= 10, points
+        for point in range(1, len(points) + 1):
+            name = f"k{point}"
+            await s.claim(name)
+            async with process(s, apiserver, point, log) as first:
+                # Up to the point where it dies, the first process lives the same life as the one above.
+                async with asyncio.TaskGroup() as group:
+                    living = group.create_task(half_life(s, name, first))
+                    await asyncio.wait_for(first.wait(), 40)
+                    living.cancel()
+                assert first.returncode == -9, f"the process outlived point {point}: {points[point - 1]}"
+            async with process(s, apiserver, 0, log):
+                if not await s.is_gone(name):
+                    if not (await s.get(name)).metadata.deleting:
+                        await s.ready(name)
+                        await s.client.delete(NODECLAIMS, Key("", name))
+                    await eventually(lambda name=name: s.is_gone(name), timeout=30)
+                await eventually(lambda: not s.arm.wire.cloud.pools, timeout=20)
+
+                async def no_nodes() -> bool:
+                    return not await s.client.list(NODES)
+
+                await eventually(no_nodes, timeout=20)
+            bought = [c for c in s.calls("put") if c.pool == name and c.status in (200, 201)]
+            assert len(bought) == 1, f"killed after {points[point - 1]}: {len(bought)} PUTs"
+
+
+async def half_life(s: Stage, name: str, process: asyncio.subprocess.Process) -> None:
+    """The same wishes as in life(), without expecting that they come true."""
+    while process.returncode is None:
+        if not await s.is_gone(name) and (await s.condition(name, "Ready"))[0] == "True":
+            await s.client.delete(NODECLAIMS, Key("", name))
+            return
+        await asyncio.sleep(0.05)

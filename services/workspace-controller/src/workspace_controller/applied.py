@@ -1,0 +1,92 @@
+"""Pure: whether an object stands as it is desired, and what to write where it does not.
+
+The body that was last written is remembered on the object itself as a hash. That tells our own changes apart from the
+server's defaults without keeping a copy. What strangers change is seen by the generation (StatefulSets) or by comparing
+the few fields that matter (the others have no generation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from kaito_api import labels
+from kaito_api.core import Role, RoleBinding, Service, ServicePort, StatefulSet
+from kaito_api.meta import Object
+from workspace_controller.decision import Patch
+from workspace_controller.manifest import Manifest
+
+_HASH_DIGITS: Final = 16
+_IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
+
+
+def stamped(manifest: Manifest) -> Manifest:
+    """Return `manifest` with the hash of its body among its annotations."""
+    digest = hashlib.sha256(msgspec.json.encode(manifest.body, order="sorted")).hexdigest()[:_HASH_DIGITS]
+    metadata = manifest.body["metadata"]
+    annotations = {**metadata.get("annotations", {}), labels.APPLIED_HASH: digest}
+    body = {**manifest.body, "metadata": {**metadata, "annotations": annotations}}
+    return Manifest(resource=manifest.resource, body=body)
+
+
+def stands(manifest: Manifest, found: Object, generations: Mapping[str, int]) -> bool:
+    """Whether `found` is what the stamped `manifest` says, as far as can be seen without asking the apiserver."""
+    wanted = manifest.body["metadata"]["annotations"][labels.APPLIED_HASH]
+    if found.metadata.annotations.get(labels.APPLIED_HASH) != wanted:
+        return False
+    if isinstance(found, StatefulSet):
+        known = generations.get(found.metadata.uid, found.metadata.generation)
+        return found.metadata.generation <= known and found.spec.replicas == manifest.body["spec"].get("replicas", 1)
+    return _same(manifest, found)
+
+
+def patch_of(manifest: Manifest) -> Patch:
+    """Return the merge patch that makes an object of that kind as the stamped `manifest` says."""
+    metadata = {name: manifest.body["metadata"].get(name, {}) for name in ("labels", "annotations")}
+    content = {key: value for key, value in manifest.body.items() if key not in ("apiVersion", "kind", "metadata")}
+    return Patch(resource=manifest.resource, key=manifest.key, body={"metadata": metadata, **content})
+
+
+def immutable_changes(manifest: Manifest, found: StatefulSet) -> tuple[str, ...]:
+    """Return the fields of a StatefulSet that differ and cannot be changed: it must be replaced, its pods kept."""
+    wanted: dict[str, Any] = manifest.body["spec"]
+    stored: dict[str, Any] = msgspec.to_builtins(found.spec)
+    defaults = {"podManagementPolicy": "OrderedReady", "serviceName": "", "selector": {}, "volumeClaimTemplates": []}
+    return tuple(
+        name for name in _IMMUTABLE if not _covers(stored.get(name, defaults[name]), wanted.get(name, defaults[name]))
+    )
+
+
+def _covers(stored: object, wanted: object) -> bool:
+    """Whether `stored` holds all of `wanted`; the server may have filled in more beside it."""
+    if isinstance(wanted, dict):
+        return isinstance(stored, dict) and all(_covers(stored.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return (
+            isinstance(stored, list)
+            and len(stored) == len(wanted)
+            and all(_covers(mine, theirs) for mine, theirs in zip(stored, wanted, strict=True))
+        )
+    return stored == wanted
+
+
+def _same(manifest: Manifest, found: Object) -> bool:
+    """Compare what decides about rights and traffic; a kind without such fields is what its hash says."""
+    body = manifest.body
+    if isinstance(found, Role):
+        return (found.rules or []) == msgspec.convert(body, Role).rules
+    if isinstance(found, RoleBinding):
+        return found.subjects == msgspec.convert(body, RoleBinding).subjects
+    if isinstance(found, Service):
+        wanted = msgspec.convert(body, Service).spec
+        same = (found.spec.type, found.spec.selector) == (wanted.type, wanted.selector)
+        return same and [_port(port) for port in found.spec.ports] == [_port(port) for port in wanted.ports]
+    return True
+
+
+def _port(port: ServicePort) -> ServicePort:
+    """Return the port without what the server chooses."""
+    return msgspec.structs.replace(port, node_port=0, target_port=port.target_port or port.port)

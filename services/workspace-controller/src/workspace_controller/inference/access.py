@@ -1,0 +1,56 @@
+"""The identity of the pods: ServiceAccount, Role and RoleBinding `kaito-<hash>`, as narrow as RBAC can say it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kaito_api.resources import ROLEBINDINGS, ROLES, SERVICEACCOUNTS
+from kaito_api.workspace import InferenceSpec, Workspace
+from workspace_controller.inference.metadata import owned_metadata
+from workspace_controller.manifest import Manifest, manifest
+from workspace_controller.naming import pod_names, service_account_name
+
+
+def access(workspace: Workspace, replicas: int) -> tuple[Manifest, ...]:
+    """Return ServiceAccount, Role and RoleBinding for the pods of `workspace`."""
+    name = service_account_name(workspace.metadata.name)
+    return (
+        manifest(SERVICEACCOUNTS, owned_metadata(workspace, name), automountServiceAccountToken=False),
+        manifest(ROLES, owned_metadata(workspace, name), rules=_rules(workspace, replicas)),
+        manifest(
+            ROLEBINDINGS,
+            owned_metadata(workspace, name),
+            roleRef={"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name},
+            subjects=[{"kind": SERVICEACCOUNTS.kind, "name": name, "namespace": workspace.metadata.namespace}],
+        ),
+    )
+
+
+def registry_secrets(inference: InferenceSpec) -> tuple[str, ...]:
+    """Return the names of the Secrets with which weights and adapters are pulled, sorted."""
+    preset = inference.preset
+    named = set(preset.preset_options.image_pull_secrets) if preset is not None else set()
+    for adapter in inference.adapters:
+        named.update(adapter.source.image_pull_secrets)
+    return tuple(sorted(named))
+
+
+def _rules(workspace: Workspace, replicas: int) -> list[dict[str, Any]]:
+    rules = [
+        {
+            "apiGroups": ["kaito.sh"],
+            "resources": ["workspaces"],
+            "resourceNames": [workspace.metadata.name],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["pods"],
+            "resourceNames": list(pod_names(workspace.metadata.name, replicas)),
+            "verbs": ["patch"],
+        },
+    ]
+    secrets = registry_secrets(workspace.inference) if workspace.inference is not None else ()
+    if secrets:
+        rules.append({"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(secrets), "verbs": ["get"]})
+    return rules

@@ -1,0 +1,164 @@
+"""The user's `inference_config.yaml` (key of the ConfigMap named by inference.config): parsed and checked.
+
+KAITO's format: `vllm` maps arguments to values, `max_probe_steps` and `kv_cache_cpu_memory_utilization` stand beside it.
+The file itself goes to the pod unchanged; here it is judged before a node is bought.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from workspace_controller.engine_arguments import ALLOWED, allowed, normalise, reserved
+from workspace_controller.suggestions import did_you_mean
+
+CONFIG_KEY: Final = "inference_config.yaml"
+_TOP_LEVEL: Final = ("vllm", "max_probe_steps", "kv_cache_cpu_memory_utilization")
+_LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
+_FACTORS: Final = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
+_MAX_CHARACTERS: Final = 64 * 1024
+
+
+class ConfigSource(msgspec.Struct, frozen=True, kw_only=True):
+    """The ConfigMap as observed. `found` is False where it does not exist (`data` is empty then)."""
+
+    found: bool
+    data: dict[str, str] = {}
+
+    @property
+    def digest(self) -> str:
+        """Hash of the file, "" without one: a changed configuration is a changed pod template."""
+        text = self.data.get(CONFIG_KEY)
+        return "" if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class InferenceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the planner needs to know of the file."""
+
+    max_model_len: int | None = None
+    """Tokens of context that the user insists on; None for the largest that fits."""
+    arguments: tuple[str, ...] = ()
+    """Normalised names of the vLLM arguments that are set, sorted."""
+    warnings: tuple[str, ...] = ()
+
+
+class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong: `path` within the file ("" for the file as a whole) and what to do."""
+
+    path: str
+    message: str
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_config(text: str) -> InferenceConfig | tuple[ConfigProblem, ...]:
+    """Parse the text of `inference_config.yaml`. Never raises: all problems are returned together."""
+    content = _read(text)
+    if isinstance(content, ConfigProblem):
+        return (content,)
+    problems = [
+        ConfigProblem(
+            path=str(key),
+            message=f"is not a known key{did_you_mean(str(key), _TOP_LEVEL)}; known are {', '.join(_TOP_LEVEL)}",
+        )
+        for key in content
+        if key not in _TOP_LEVEL
+    ]
+    arguments = content.get("vllm") or {}
+    if not isinstance(arguments, dict):
+        message = f"must map arguments to values, not be a {_kind(arguments)}"
+        return (*problems, ConfigProblem(path="vllm", message=message))
+    problems += [problem for name, value in arguments.items() for problem in _argument_problems(str(name), value)]
+    names = [normalise(str(name)) for name in arguments]
+    problems += [
+        ConfigProblem(path=f"vllm.{name}", message="is set twice, with hyphens and with underscores; keep one")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    length = next((value for name, value in arguments.items() if normalise(str(name)) == "max-model-len"), None)
+    max_model_len = _context_length(length)
+    if isinstance(max_model_len, ConfigProblem):
+        return (*problems, max_model_len)
+    if problems:
+        return tuple(problems)
+    return InferenceConfig(max_model_len=max_model_len, arguments=tuple(sorted(names)), warnings=_warnings(content))
+
+
+def _read(text: str) -> dict[Any, Any] | ConfigProblem:
+    if len(text) > _MAX_CHARACTERS:
+        return ConfigProblem(path="", message=f"has {len(text)} characters, at most {_MAX_CHARACTERS} are read")
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that is stricter
+    except yaml.YAMLError as error:
+        return ConfigProblem(path="", message=f"is not valid YAML: {_where(error)}")
+    except ValueError as error:  # impossible dates and numbers of thousands of digits
+        return ConfigProblem(path="", message=f"holds a value that cannot be read: {error}")
+    except RecursionError:
+        return ConfigProblem(path="", message="is nested too deeply")
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        return ConfigProblem(path="", message=f"must be a mapping with the key vllm, not a {_kind(content)}")
+    return content
+
+
+def _argument_problems(name: str, value: object) -> list[ConfigProblem]:
+    argument = normalise(name)
+    path = f"vllm.{name}"
+    if (why := reserved(argument)) is not None:
+        return [ConfigProblem(path=path, message=f"cannot be set here: {why}")]
+    if not allowed(argument):
+        return [ConfigProblem(path=path, message=f"is not an argument of vLLM{did_you_mean(argument, ALLOWED)}")]
+    if value is None:
+        return [ConfigProblem(path=path, message="has no value; for a switch write true or false")]
+    return []
+
+
+def _context_length(value: object) -> int | ConfigProblem | None:
+    """vLLM's spelling: a number, a number with k, m (1000) or K, M (1024), "auto" or -1 for the largest that fits."""
+    problem = ConfigProblem(
+        path="vllm.max-model-len",
+        message=f"must be a positive number of tokens, such as 8192 or 8k, or auto: {value!r}",
+    )
+    if value is None or value in ("auto", -1, "-1"):
+        return None
+    match = _LENGTH.fullmatch(str(value).strip())
+    if match is None:
+        return problem
+    number, suffix = match.groups()
+    tokens = float(number) * _FACTORS[suffix]
+    return int(tokens) if tokens >= 1 and tokens == int(tokens) else problem
+
+
+def _warnings(content: dict[str, Any]) -> tuple[str, ...]:
+    ignored = {
+        "max_probe_steps": "max_probe_steps has no effect: the engine measures the context that fits",
+        "kv_cache_cpu_memory_utilization": "kv_cache_cpu_memory_utilization has no effect: use vllm.kv-offloading-size",
+    }
+    return tuple(message for key, message in ignored.items() if key in content)
+
+
+def _where(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return " ".join(str(error).split())[:200]
+
+
+def _kind(value: object) -> str:
+    names = {list: "list", dict: "mapping", str: "text", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), type(value).__name__)

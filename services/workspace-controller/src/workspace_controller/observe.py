@@ -1,0 +1,129 @@
+"""Takes one frozen snapshot of a Workspace from the caches. Reads memory only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kaito_api.core import Node, Pod
+from kaito_api.meta import Key, Object, Resource
+from kaito_api.resources import (
+    NETWORKPOLICIES,
+    ROLEBINDINGS,
+    ROLES,
+    SERVICEACCOUNTS,
+    SERVICES,
+    STATEFULSETS,
+)
+from kaito_api.workspace import Workspace
+from kubecore.informer import Informer
+from workspace_controller.caches import OWNER, WORKSPACE, Caches, config_name
+from workspace_controller.claims import Claim
+from workspace_controller.inference_config import ConfigSource
+from workspace_controller.naming import (
+    headless_service_name,
+    network_policy_name,
+    service_account_name,
+    statefulset_name,
+)
+from workspace_controller.observed import ChildId, Observed
+from workspace_controller.recent import Recent
+from workspace_controller.selector import SelectorError, node_labels, select
+
+
+class Observer:
+    """Takes snapshots."""
+
+    def __init__(self, caches: Caches, recent: Recent, required_policies: tuple[str, ...] = ()) -> None:
+        self._caches = caches
+        self._recent = recent
+        self._policies = required_policies
+
+    def workspace(self, key: Key) -> Workspace | None:
+        """Return the Workspace as we know it, or None."""
+        return self._caches.workspaces.get(key)
+
+    def observe(self, workspace: Workspace) -> Observed:
+        """Return everything known about `workspace`."""
+        key, uid = workspace.metadata.key, workspace.metadata.uid
+        caches = self._caches
+        claims = tuple(caches.claims.by_index(WORKSPACE, str(key)))
+        pods = tuple(caches.pods.by_index(WORKSPACE, str(key)))
+        namespace = caches.namespaces.get(Key("", key.namespace))
+        return Observed(
+            workspace=workspace,
+            claim_api_served=caches.claims.synced,
+            namespace_terminating=namespace is not None
+            and (namespace.metadata.deleting or namespace.status.phase == "Terminating"),
+            missing_policies=self._missing_policies(),
+            nodes=self._nodes(workspace, claims, pods),
+            claims=claims,
+            pods=tuple(pod for pod in pods if pod.metadata.controller is not None),
+            children=self._children(workspace),
+            revisions=tuple(caches.revisions.by_index(OWNER, uid)),
+            deployments=tuple(caches.deployments.by_index(OWNER, uid)),
+            jobs=tuple(caches.jobs.by_index(OWNER, uid)),
+            config=self._config(workspace),
+            applied_generations=self._recent.generations(key),
+        )
+
+    def _nodes(self, workspace: Workspace, claims: tuple[Claim, ...], pods: tuple[Pod, ...]) -> tuple[Node, ...]:
+        """Return the nodes that are labelled for the Workspace, fill its claims, run its pods, or match its selector."""
+        nodes = self._caches.nodes
+        found = {node.metadata.name: node for node in nodes.by_index(WORKSPACE, str(workspace.metadata.key))}
+        named = {claim.status.node_name for claim in claims} | {pod.spec.node_name for pod in pods}
+        for name in named - {""} - found.keys():
+            node = nodes.get(Key("", name))
+            if node is not None:
+                found[name] = node
+        if workspace.resource is not None and not workspace.resource.instance_type:
+            found |= {node.metadata.name: node for node in self._matching(workspace)}
+        return tuple(found[name] for name in sorted(found))
+
+    def _matching(self, workspace: Workspace) -> tuple[Node, ...]:
+        try:
+            wanted = node_labels(workspace)
+        except SelectorError:  # validation reports it
+            return ()
+        return select(self._caches.nodes.list(), wanted)
+
+    def _children(self, workspace: Workspace) -> dict[ChildId, Object]:
+        """Return all owned children, and whatever stands under the names that the Workspace needs."""
+        key, uid = workspace.metadata.key, workspace.metadata.uid
+        account = service_account_name(key.name)
+        caches = self._caches
+        kinds: tuple[tuple[Resource[Any], Informer[Any], tuple[str, ...]], ...] = (
+            (SERVICEACCOUNTS, caches.service_accounts, (account,)),
+            (ROLES, caches.roles, (account,)),
+            (ROLEBINDINGS, caches.role_bindings, (account,)),
+            (NETWORKPOLICIES, caches.network_policies, (network_policy_name(key.name),)),
+            (SERVICES, caches.services, (key.name, headless_service_name(key.name))),
+            (STATEFULSETS, caches.statefulsets, (statefulset_name(key.name),)),
+        )
+        seen: dict[ChildId, Object] = {
+            ChildId(resource.plural, found.metadata.name): found
+            for resource, informer, names in kinds
+            for found in _standing(informer, key.namespace, uid, names)
+        }
+        return {**self._recent.strangers(key), **seen}
+
+    def _config(self, workspace: Workspace) -> ConfigSource | None:
+        name = config_name(workspace)
+        if not name:
+            return None
+        found = self._caches.config_maps.get(Key(workspace.metadata.namespace, name))
+        return ConfigSource(found=found is not None, data=found.data if found is not None else {})
+
+    def _missing_policies(self) -> tuple[str, ...]:
+        policies = self._caches.policies
+        if policies is None:
+            return ()
+        return tuple(name for name in self._policies if policies.get(Key("", name)) is None)
+
+
+def _standing(informer: Informer[Any], namespace: str, uid: str, names: tuple[str, ...]) -> Iterator[Any]:
+    yield from informer.by_index(OWNER, uid)
+    for name in names:
+        found = informer.get(Key(namespace, name))
+        if found is not None:
+            yield found

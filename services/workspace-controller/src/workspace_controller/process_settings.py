@@ -1,0 +1,97 @@
+"""Settings of the process: which cluster, election, ports, logging. Each flag is also an environment variable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from kubecore.leader import LeaderConfig
+from workspace_controller.settings import ENVIRONMENT_PREFIX
+
+_FLAGS: Final = (
+    ("kubeconfig", "", "kubeconfig file; empty: $KUBECONFIG, else the pod's service account"),
+    ("context", "", "context of the kubeconfig; empty: its current one"),
+    ("leader-elect", "true", "lead through a Lease before writing anything; false only for a single process"),
+    ("lease-namespace", "kaito-system", "namespace of the Lease"),
+    ("lease-name", "workspace-controller", "name of the Lease"),
+    ("health-port", "8081", "port of /healthz and /readyz; 0 picks a free one"),
+    ("metrics-port", "8080", "port of /metrics; 0 picks a free one"),
+    ("webhook-port", "0", "port of the validating admission webhook; 0: not served"),
+    ("webhook-certificates", "/tls", "folder with tls.crt and tls.key of the webhook; read again when they change"),
+    ("workers", "16", "Workspaces that are worked on at once"),
+    ("drain-seconds", "20", "seconds that work in hand may take after SIGTERM"),
+    ("sweep-seconds", "300", "seconds between two looks for claims whose Workspace is gone"),
+    ("required-policies", "", "ValidatingAdmissionPolicies, by comma, without which no workload gets any rights"),
+    ("catalog", "", "folder of presets, SKUs and engines; empty: the one that is shipped"),
+    ("log-level", "INFO", "DEBUG, INFO, WARNING or ERROR"),
+)
+"""Flag, default and help."""
+
+
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How this process runs."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    leader: LeaderConfig | None = None
+    """None: no election."""
+    health_port: int = 8081
+    metrics_port: int = 8080
+    webhook_port: int | None = None
+    webhook_certificates: Path = Path("/tls")
+    workers: int = 16
+    drain_seconds: float = 20.0
+    sweep_seconds: float = 300.0
+    required_policies: tuple[str, ...] = ()
+    catalog: Path | None = None
+    log_level: str = "INFO"
+
+
+def process_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Add the process's flags to `parser`; `environment` gives the defaults."""
+    group = parser.add_argument_group("process")
+    for flag, default, text in _FLAGS:
+        variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
+        group.add_argument(
+            f"--{flag}",
+            default=environment.get(variable, default),
+            help=f"{text} (default: {default or 'none'}; ${variable})",
+            metavar="VALUE",
+        )
+
+
+def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
+    """Return the settings that the parsed flags say. Raises ValueError naming the flag that makes no sense."""
+    text: dict[str, str] = {flag: getattr(arguments, flag.replace("-", "_")) for flag, _, _ in _FLAGS}
+    elect = text["leader-elect"].lower()
+    if elect not in {"true", "false"}:
+        raise ValueError(f"--leader-elect must be true or false, not {elect!r}")
+    if text["log-level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {text['log-level']!r}")
+    webhook_port = _number(text, "webhook-port", least=0)
+    lease = LeaderConfig(name=text["lease-name"], namespace=text["lease-namespace"])
+    return ProcessSettings(
+        kubeconfig=text["kubeconfig"] or None,
+        context=text["context"] or None,
+        leader=lease if elect == "true" else None,
+        health_port=_number(text, "health-port", least=0),
+        metrics_port=_number(text, "metrics-port", least=0),
+        webhook_port=webhook_port or None,
+        webhook_certificates=Path(text["webhook-certificates"]),
+        workers=_number(text, "workers", least=1),
+        drain_seconds=_number(text, "drain-seconds", least=1),
+        sweep_seconds=_number(text, "sweep-seconds", least=1),
+        required_policies=tuple(name.strip() for name in text["required-policies"].split(",") if name.strip()),
+        catalog=Path(text["catalog"]) if text["catalog"] else None,
+        log_level=text["log-level"].upper(),
+    )
+
+
+def _number(text: Mapping[str, str], flag: str, *, least: int) -> int:
+    if not text[flag].isdecimal() or int(text[flag]) < least:
+        raise ValueError(f"--{flag} must be a number of at least {least}, not {text[flag]!r}")
+    return int(text[flag])

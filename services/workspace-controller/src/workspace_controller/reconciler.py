@@ -1,0 +1,111 @@
+"""One reconcile of one Workspace: observe, plan, apply, report.
+
+Level-based: it looks at what is, never at what happened. Everything that decides is in `plan`; everything that writes is
+in `applier`. What remains here is the order, and what a refused write means for the user.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+
+from kaito_api.meta import Key
+from kaito_api.resources import WORKSPACES
+from kaito_api.workspace import Workspace
+from kubecore.clock import Clock
+from kubecore.controller import Result
+from kubecore.errors import Forbidden, Invalid, NotFound
+from kubecore.events import EventRecorder
+from workspace_controller.applier import Applier, ClaimRefused, Stranger
+from workspace_controller.catalog import Catalog
+from workspace_controller.decision import Decision, Notice, PlanReason
+from workspace_controller.observe import Observer
+from workspace_controller.observed import Observed
+from workspace_controller.plan import plan
+from workspace_controller.recent import TTL, Recent
+from workspace_controller.settings import Settings
+from workspace_controller.status import with_error
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 3
+"""Plans in one reconcile: a stranger under a needed name is met while applying, and the plan is made again."""
+_VANISHED_RETRY: Final = 1.0
+
+
+class Reconciler:
+    """Brings one Workspace a step nearer to its spec."""
+
+    def __init__(
+        self,
+        *,
+        observer: Observer,
+        applier: Applier,
+        recorder: EventRecorder,
+        recent: Recent,
+        catalog: Catalog,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._observer = observer
+        self._applier = applier
+        self._recorder = recorder
+        self._recent = recent
+        self._catalog = catalog
+        self._settings = settings
+        self._clock = clock
+
+    async def reconcile(self, key: Key) -> Result | None:
+        """Reconcile the Workspace `key`; raises what the apiserver refuses, for the queue to retry."""
+        for _ in range(_ATTEMPTS):
+            workspace = self._observer.workspace(key)
+            if workspace is None:
+                self._recent.forget(key)
+                return None
+            observed = self._observer.observe(workspace)
+            decision = plan(observed, self._catalog, self._settings, self._clock.now())
+            try:
+                await self._carry_out(observed, decision)
+            except Stranger as stranger:
+                logger.info("a needed name is taken", extra={"object": str(stranger)})
+                continue
+            except NotFound:
+                # The Workspace or its namespace went away under us; the watch is about to say so.
+                return Result(requeue_after=_VANISHED_RETRY)
+            return self._result(key, decision)
+        return Result(requeue_after=_VANISHED_RETRY)
+
+    async def _carry_out(self, observed: Observed, decision: Decision) -> None:
+        try:
+            await self._applier.apply(observed, decision)
+        except (ClaimRefused, Forbidden, Invalid) as error:
+            await self._report_refusal(observed, decision, error)
+            raise
+        await self._applier.write_status(observed.workspace, decision)
+        self._say(observed.workspace, decision.notices)
+        await self._applier.finish(observed.workspace, decision)
+
+    async def _report_refusal(self, observed: Observed, decision: Decision, error: Exception) -> None:
+        """Tell the user what the apiserver refuses; the queue tries again, with growing pauses."""
+        workspace = observed.workspace
+        planned = decision.status or workspace.status
+        generation = workspace.metadata.generation
+        told = with_error(planned, str(error), PlanReason.WRITE_REFUSED, generation, self._clock.now())
+        if told != workspace.status:
+            await self._applier.write_status(workspace, msgspec.structs.replace(decision, status=told))
+        if isinstance(error, ClaimRefused):
+            self._say(workspace, (Notice(type="Warning", reason="NodeClaimCreationFailed", message=str(error)),))
+
+    def _say(self, workspace: Workspace, notices: tuple[Notice, ...]) -> None:
+        for notice in notices:
+            self._recorder.record(workspace, WORKSPACES, notice.type, notice.reason, notice.message)
+
+    def _result(self, key: Key, decision: Decision) -> Result | None:
+        if decision.blocked_on:
+            logger.debug("waiting", extra={"blocked_on": decision.blocked_on})
+        waits = [decision.requeue_after] if decision.requeue_after is not None else []
+        if self._recent.strangers(key):
+            waits.append(TTL)
+        return Result(requeue_after=min(waits)) if waits else None

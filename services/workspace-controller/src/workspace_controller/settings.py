@@ -1,0 +1,170 @@
+"""What an operator may set about planning: images, registries, the claim API. Read once at start, then immutable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Literal
+
+import msgspec
+
+from kaito_api import quantity
+
+
+class ClaimApi(StrEnum):
+    """Which kind of object asks for a node."""
+
+    NODECLAIM = "nodeclaim"
+    """karpenter.sh/v1 NodeClaim."""
+    MACHINE = "machine"
+    """karpenter.sh/v1alpha5 Machine."""
+
+
+LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM can size a slot for."""
+
+WeightsFrom = Literal["oci", "hf"]
+
+
+class NodeClassRef(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider configuration that claims refer to."""
+
+    group: str = "kaito.sh"
+    kind: str = "KaitoNodeClass"
+    name: str = "default"
+
+
+class LoraDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """LoRA support planned for every preset that allows it; reduced where the GPU has no room."""
+
+    slots: int = 4
+    """Adapters that may be in one batch (vLLM's max-loras)."""
+    rank: int = 64
+    """Highest rank that fits a slot (vLLM's max-lora-rank): one of LORA_RANKS."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the planner. `planning_settings` builds it from flags and environment."""
+
+    preset_registry: str = "mcr.microsoft.com/aks/kaito"
+    """Registry and path prefix under which the weight images of presets are found."""
+    plain_http_hosts: frozenset[str] = frozenset()
+    """Registry hosts (host or host:port) that are spoken to without TLS."""
+    weights_from: WeightsFrom = "oci"
+    """Where a preset's weights come from unless the Workspace says otherwise."""
+    engine_images: Mapping[str, str] = {}
+    """Model-server image per engine variant (catalog engines.yaml); a reference by digest is allowed."""
+    engine_override: str = ""
+    """Variant used on every node whatever its GPU; local mode says `cpu`."""
+    claim_api: ClaimApi = ClaimApi.NODECLAIM
+    node_class: NodeClassRef = NodeClassRef()
+    node_image_family: str = "ubuntu"
+    lora: LoraDefaults = LoraDefaults()
+    server_cpu: str = ""
+    """CPU request of the model server; "" derives it from the GPUs."""
+    server_memory: str = ""
+    """Memory request of the model server; "" derives it from the model."""
+    allow_template: bool = True
+    """Whether Workspaces may bring a whole pod template."""
+    allow_host_path: bool = True
+    """Whether Workspaces may read weights from the node's own disk (kaito.sh/use-local-weights)."""
+
+
+ENVIRONMENT_PREFIX: Final = "WORKSPACE_CONTROLLER_"
+
+_DEFAULTS: Final = Settings()
+_FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("preset-registry", _DEFAULTS.preset_registry, "registry and path prefix of the presets' weight images"),
+    ("plain-http-hosts", "", "registry hosts without TLS, comma-separated: localhost:5000"),
+    ("weights-from", _DEFAULTS.weights_from, "where presets' weights come from: oci or hf"),
+    ("engine-images", "", "model-server image of each variant, comma-separated: NAME=REFERENCE"),
+    ("engine-override", "", "engine variant for every node, whatever its GPU (local mode: cpu)"),
+    ("claim-api", _DEFAULTS.claim_api.value, "kind that asks for nodes: nodeclaim or machine"),
+    ("node-class", "kaito.sh/KaitoNodeClass/default", "nodeClassRef of claims: GROUP/KIND/NAME"),
+    ("node-image-family", _DEFAULTS.node_image_family, "image family of new nodes: ubuntu or azurelinux"),
+    ("lora-slots", str(_DEFAULTS.lora.slots), "adapters in one batch, reduced where memory is short; 0 turns LoRA off"),
+    ("lora-rank", str(_DEFAULTS.lora.rank), f"highest rank of an adapter: one of {', '.join(map(str, LORA_RANKS))}"),
+    ("server-cpu", "", "CPU request of the model server; empty: from the number of GPUs"),
+    ("server-memory", "", "memory request of the model server; empty: from the size of the model"),
+    ("allow-template", "true", "whether Workspaces may bring a pod template"),
+    ("allow-host-path", "true", "whether Workspaces may read weights from the node's disk"),
+)
+"""Flag, default and help. All values are text here; `planning_settings` reads them."""
+
+
+def planning_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Add the planner's flags to `parser`; `environment` gives the defaults (WORKSPACE_CONTROLLER_PRESET_REGISTRY, ...)."""
+    group = parser.add_argument_group("planning")
+    for flag, default, text in _FLAGS:
+        variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
+        group.add_argument(
+            f"--{flag}",
+            default=environment.get(variable, default),
+            help=f"{text} (default: {default or 'none'}; ${variable})",
+            metavar="VALUE",
+        )
+
+
+def planning_settings(arguments: argparse.Namespace) -> Settings:
+    """Return the settings that the parsed flags say. Raises ValueError naming the flag that makes no sense."""
+    text: dict[str, str] = {flag: getattr(arguments, flag.replace("-", "_")) for flag, _, _ in _FLAGS}
+    group, kind, name = _parts(text, "node-class", 3)
+    for quantity_flag in ("server-cpu", "server-memory"):
+        _quantity(text, quantity_flag)
+    return Settings(
+        preset_registry=_choice(text, "preset-registry", ()),
+        plain_http_hosts=frozenset(_words(text["plain-http-hosts"])),
+        weights_from="hf" if _choice(text, "weights-from", ("oci", "hf")) == "hf" else "oci",
+        engine_images=_mapping(text, "engine-images"),
+        engine_override=text["engine-override"],
+        claim_api=ClaimApi(_choice(text, "claim-api", tuple(ClaimApi))),
+        node_class=NodeClassRef(group=group, kind=kind, name=name),
+        node_image_family=_choice(text, "node-image-family", ("ubuntu", "azurelinux")),
+        lora=LoraDefaults(
+            slots=_number(text, "lora-slots"), rank=int(_choice(text, "lora-rank", tuple(map(str, LORA_RANKS))))
+        ),
+        server_cpu=text["server-cpu"],
+        server_memory=text["server-memory"],
+        allow_template=_choice(text, "allow-template", ("true", "false")) == "true",
+        allow_host_path=_choice(text, "allow-host-path", ("true", "false")) == "true",
+    )
+
+
+def _choice(text: Mapping[str, str], flag: str, choices: tuple[str, ...]) -> str:
+    value = text[flag]
+    if not value or (choices and value not in choices):
+        raise ValueError(f"--{flag} must be {' or '.join(choices) or 'set'}, not {value!r}")
+    return value
+
+
+def _number(text: Mapping[str, str], flag: str) -> int:
+    if not text[flag].isdecimal():
+        raise ValueError(f"--{flag} must be a number, not {text[flag]!r}")
+    return int(text[flag])
+
+
+def _quantity(text: Mapping[str, str], flag: str) -> None:
+    try:
+        quantity.parse(text[flag] or 0)
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from error
+
+
+def _parts(text: Mapping[str, str], flag: str, count: int) -> list[str]:
+    parts = text[flag].split("/")
+    if len(parts) != count or not all(parts):
+        raise ValueError(f"--{flag} must have {count} parts with slashes between them, not {text[flag]!r}")
+    return parts
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _mapping(text: Mapping[str, str], flag: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in _words(text[flag])]
+    for name, separator, value in pairs:
+        if not name or not separator or not value:
+            raise ValueError(f"--{flag} must be NAME=REFERENCE pairs, not {text[flag]!r}")
+    return {name: value for name, _, value in pairs}

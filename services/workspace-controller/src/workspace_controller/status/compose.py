@@ -1,0 +1,181 @@
+"""Puts the findings of the parts together into one WorkspaceStatus.
+
+A condition keeps its transition time while its status stays, and a status in which nothing differs comes back equal, so
+that the caller writes only what is news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition, is_true, set_condition
+from kaito_api.meta import Condition
+from kaito_api.workspace_status import PlanStatus, WorkspaceState, WorkspaceStatus
+from workspace_controller.claims import views
+from workspace_controller.decision import Obstacle
+from workspace_controller.deletion import DeletionPlan
+from workspace_controller.failures import cut
+from workspace_controller.nodes import NodePlan
+from workspace_controller.observed import Observed
+from workspace_controller.status.adapters import fold_adapters, judge_adapters
+from workspace_controller.status.finding import Finding
+from workspace_controller.status.inference import judge_inference
+from workspace_controller.status.phases import time_phases
+from workspace_controller.status.resource import ResourceFindings, judge_resources, obstructed
+
+_ERROR_LIMIT: Final = 1024
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan found out, for the report."""
+
+    observed: Observed
+    nodes: NodePlan | None = None
+    """None where no nodes could be planned."""
+    obstacle: Obstacle | None = None
+    """The first thing that stops the plan, if any."""
+    plan: PlanStatus | None = None
+    deletion: DeletionPlan | None = None
+
+
+def compose(situation: Situation, now: datetime) -> WorkspaceStatus:
+    """Return the whole status; equal to the stored one where nothing changed."""
+    if situation.deletion is not None:
+        return _deleting(situation.observed, situation.deletion, now)
+    if situation.observed.workspace.tuning is not None:
+        return _tuning(situation, now)
+    return _inference(situation, now)
+
+
+def with_error(status: WorkspaceStatus, error: str, reason: str, generation: int, now: datetime) -> WorkspaceStatus:
+    """Return `status` whose WorkspaceSucceeded is False for `reason` and ends with what failed."""
+    old = find_condition(status.conditions, WorkspaceCondition.SUCCEEDED)
+    told = "" if old is None or old.status == Status.TRUE else old.message
+    suffix = cut(f"(last reconcile error: {' '.join(error.split())})", _ERROR_LIMIT)
+    failed = Finding(ok=False, reason=reason, message=f"{told} {suffix}".strip())
+    condition = failed.condition(WorkspaceCondition.SUCCEEDED, generation)
+    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, condition, now))
+
+
+def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
+    observed = situation.observed
+    workspace, stored = observed.workspace, observed.workspace.status
+    specs = workspace.inference.adapters if workspace.inference is not None else []
+    statefulset = observed.statefulset
+    resources = _resources(situation)
+    resource = resources.resource if resources is not None else _hindrance(situation)
+    target = situation.nodes.target_count if situation.nodes is not None else stored.target_node_count
+    inference = judge_inference(statefulset, target, observed.pods, observed.nodes, resource)
+    if statefulset is None and situation.obstacle is not None and not situation.obstacle.field.startswith("resource"):
+        inference = Finding(ok=False, reason=situation.obstacle.reason, message=situation.obstacle.message)
+    adapters = fold_adapters(specs, observed.pods)
+    findings = {
+        WorkspaceCondition.NODE_CLAIM_READY: resources.claims if resources is not None else None,
+        WorkspaceCondition.NODES_READY: resources.nodes if resources is not None else None,
+        WorkspaceCondition.RESOURCE_READY: resource,
+        WorkspaceCondition.INFERENCE_READY: inference,
+        WorkspaceCondition.ADAPTERS_READY: judge_adapters(specs, adapters),
+        WorkspaceCondition.SUCCEEDED: _succeeded(situation, resource, inference),
+    }
+    conditions = _merge(stored.conditions, findings, workspace.metadata.generation, now)
+    serves = inference.ok and situation.obstacle is None
+    return msgspec.structs.replace(
+        stored,
+        conditions=conditions,
+        state=_state(stored.state, serves=serves),
+        target_node_count=target,
+        worker_nodes=_worker_nodes(situation, resources),
+        adapters=adapters,
+        plan=situation.plan or stored.plan,
+        phases=time_phases(workspace, conditions, observed.pods),
+    )
+
+
+def _tuning(situation: Situation, now: datetime) -> WorkspaceStatus:
+    """Report a tuning Workspace, for which nothing is done yet beyond its validation."""
+    obstacle = situation.obstacle
+    if obstacle is None:
+        return situation.observed.workspace.status
+    refused = Finding(ok=False, reason=obstacle.reason, message=obstacle.message)
+    findings = {
+        WorkspaceCondition.RESOURCE_READY: obstructed(obstacle),
+        WorkspaceCondition.JOB_STARTED: refused,
+        WorkspaceCondition.SUCCEEDED: refused,
+    }
+    workspace = situation.observed.workspace
+    conditions = _merge(workspace.status.conditions, findings, workspace.metadata.generation, now)
+    return msgspec.structs.replace(workspace.status, conditions=conditions, state=WorkspaceState.PENDING)
+
+
+def _deleting(observed: Observed, deletion: DeletionPlan, now: datetime) -> WorkspaceStatus:
+    """Report the end. All other conditions stay as they were: a finished tuning stays finished."""
+    workspace = observed.workspace
+    finding = Finding(ok=True, reason=deletion.reason, message=deletion.message)
+    condition = finding.condition(WorkspaceCondition.DELETING, workspace.metadata.generation)
+    return msgspec.structs.replace(
+        workspace.status, conditions=set_condition(workspace.status.conditions, condition, now)
+    )
+
+
+def _resources(situation: Situation) -> ResourceFindings | None:
+    # Nodes that an obstacle keeps from being asked for are not "on their way".
+    if situation.nodes is None or (situation.obstacle is not None and situation.nodes.creates):
+        return None
+    return judge_resources(situation.nodes, views(situation.observed.claims), situation.observed.nodes)
+
+
+def _worker_nodes(situation: Situation, resources: ResourceFindings | None) -> list[str]:
+    """Return the nodes to show. The first ones are told together with their claims: one write, not one for each step."""
+    stored = situation.observed.workspace.status.worker_nodes
+    if situation.nodes is None:
+        return stored
+    waits = resources is not None and resources.claims is not None and not resources.claims.ok
+    return [] if waits and not stored else list(situation.nodes.worker_nodes)
+
+
+def _hindrance(situation: Situation) -> Finding:
+    """Return ResourceReady where no nodes could be planned: a running workload keeps what it has."""
+    obstacle = situation.obstacle
+    if obstacle is None:
+        return Finding(ok=False, reason=Reason.RESOURCE_NOT_READY, message="The nodes are not planned yet.")
+    stored = situation.observed.workspace.status.conditions
+    if situation.observed.statefulset is not None and is_true(stored, WorkspaceCondition.RESOURCE_READY):
+        text = "The nodes of the last valid spec are kept."
+        return Finding(ok=True, reason=Reason.RESOURCE_SUCCESS, message=text)
+    return obstructed(obstacle)
+
+
+def _succeeded(situation: Situation, resource: Finding, inference: Finding) -> Finding:
+    obstacle = situation.obstacle
+    if obstacle is not None:
+        kept = " The running workload keeps its last valid spec." if situation.observed.statefulset is not None else ""
+        return Finding(ok=False, reason=obstacle.reason, message=obstacle.message + kept)
+    for finding in (resource, inference):
+        if not finding.ok:
+            return Finding(ok=False, reason=Reason.PENDING, message=finding.message)
+    return Finding(ok=True, reason=Reason.SUCCEEDED, message="The model serves.")
+
+
+def _merge(
+    stored: list[Condition], findings: Mapping[WorkspaceCondition, Finding | None], generation: int, now: datetime
+) -> list[Condition]:
+    """Return the stored conditions with the findings in their places; a finding of None removes its condition."""
+    conditions = stored
+    for type_, finding in findings.items():
+        if finding is not None:
+            conditions = set_condition(conditions, finding.condition(type_, generation), now)
+        elif find_condition(conditions, type_) is not None:
+            conditions = [condition for condition in conditions if condition.type != type_]
+    return conditions
+
+
+def _state(stored: str, *, serves: bool) -> str:
+    """Return KAITO's state: a Workspace that once was Ready is NotReady afterwards, never Pending again."""
+    if serves:
+        return WorkspaceState.READY
+    was_ready = stored in {WorkspaceState.READY, WorkspaceState.NOT_READY}
+    return WorkspaceState.NOT_READY if was_ready else WorkspaceState.PENDING

@@ -1,0 +1,137 @@
+"""Whole plans, readable: the first document of each golden file is the Workspace, the others are what is made for it.
+
+`UPDATE_GOLDENS=1 pytest ...` writes the plans anew; read the diff before you keep it.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from kaito_api.core import Node
+from kaito_api.workspace import Workspace
+from workspace_controller.catalog import Catalog
+from workspace_controller.inference import plan_inference
+from workspace_controller.inference_config import CONFIG_KEY, ConfigSource
+from workspace_controller.manifest import Manifest
+from workspace_controller.nodes import plan_nodes
+from workspace_controller.settings import ClaimApi, Settings
+from workspace_controller.validation import validate
+
+GOLDENS = Path(__file__).parent / "goldens"
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+LOCAL = Settings(
+    preset_registry="10.0.0.1:5000/kaito",
+    plain_http_hosts=frozenset({"10.0.0.1:5000"}),
+    engine_override="cpu",
+    engine_images={"cpu": "kaito.local/model-server@sha256:" + "c" * 64},
+)
+CASES: dict[str, Settings] = {
+    "adapters": Settings(),
+    "bring-your-own": Settings(),
+    "hugging-face": Settings(weights_from="hf"),
+    "local-mode": LOCAL,
+    "machine-api": Settings(claim_api=ClaimApi.MACHINE),
+    "node-disk-weights": Settings(),
+    "phi-3-on-v100": Settings(),
+    "phi-4-on-two-a10": Settings(),
+    "template": Settings(),
+    "volume-weights": Settings(),
+}
+CONFIG = ConfigSource(found=True, data={CONFIG_KEY: "vllm:\n  max-model-len: 4096\n"})
+
+
+def byo_node() -> Node:
+    labels = {
+        "apps": "phi-3",
+        "nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe",
+        "nvidia.com/gpu.count": "2",
+        "nvidia.com/gpu.memory": "81920",
+        "nvidia.com/gpu.compute.major": "8",
+        "nvidia.com/gpu.compute.minor": "0",
+    }
+    status = {"allocatable": {"nvidia.com/gpu": "2"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    return msgspec.convert({"metadata": {"name": "mine", "labels": labels}, "status": status}, Node)
+
+
+def planned(given: dict[str, Any], catalog: Catalog, settings: Settings) -> tuple[Manifest, ...]:
+    workspace = msgspec.convert(given, Workspace)
+    nodes = [byo_node()] if workspace.resource is not None and not workspace.resource.instance_type else []
+    config = CONFIG if workspace.inference is not None and workspace.inference.config else None
+    verdict = validate(workspace, catalog, settings, config=config, nodes=nodes)
+    assert verdict.sizing is not None, verdict.errors
+    claims = plan_nodes(workspace, nodes, [], verdict.sizing, settings, NOW).creates
+    return (*claims, *plan_inference(workspace, config, verdict.sizing, settings, revision=3))
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES.items(), ids=CASES.keys())
+def test_golden(name: str, settings: Settings, catalog: Catalog) -> None:
+    file = GOLDENS / f"{name}.yaml"
+    given, *expected = yaml.safe_load_all(file.read_text())
+    found = [manifest.body for manifest in planned(given, catalog, settings)]
+    if os.environ.get("UPDATE_GOLDENS"):
+        file.write_text(yaml.safe_dump_all([given, *yaml.safe_load_all(dump(found))], sort_keys=False, width=120))
+    else:
+        assert found == expected
+
+
+def dump(documents: list[dict[str, Any]]) -> str:
+    """Without YAML anchors for values that occur twice."""
+    return "\n---\n".join(msgspec.json.encode(document).decode() for document in documents)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES.items(), ids=CASES.keys())
+def test_planning_twice_gives_the_same_bytes(name: str, settings: Settings, catalog: Catalog) -> None:
+    given = next(yaml.safe_load_all((GOLDENS / f"{name}.yaml").read_text()))
+    once, again = (dump([m.body for m in planned(given, catalog, settings)]) for _ in range(2))
+    assert once == again
+
+
+def test_every_golden_has_a_case() -> None:
+    assert {file.stem for file in GOLDENS.glob("*.yaml")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"template", "node-disk-weights"}))
+def test_pods_of_presets_keep_the_restricted_pod_security_standard(name: str) -> None:
+    pods = [d["spec"]["template"]["spec"] for d in documents(name) if d["kind"] == "StatefulSet"]
+    assert pods
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert all("hostPath" not in volume for volume in pod["volumes"])
+        for container in pod["containers"] + pod.get("initContainers", []):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert "sh" not in container["command"][0]
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((GOLDENS / f"{name}.yaml").read_text()))[1:]
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_every_volume_is_mounted_and_every_mount_has_a_volume(name: str) -> None:
+    for document in documents(name):
+        if document["kind"] != "StatefulSet" or name == "template":
+            continue
+        pod = document["spec"]["template"]["spec"]
+        containers = pod["containers"] + pod.get("initContainers", [])
+        mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_an_image_adapter_does_not_touch_the_pods(catalog: Catalog) -> None:
+    """They are loaded into the running engine: only the Role follows, so that their Secrets can be read."""
+    given = next(yaml.safe_load_all((GOLDENS / "phi-3-on-v100.yaml").read_text()))
+    before = planned(given, catalog, Settings())
+    given["inference"]["adapters"] = [{"source": {"name": "a", "image": "reg/a:1", "imagePullSecrets": ["s"]}}]
+    after = planned(given, catalog, Settings())
+    changed = [new.resource.kind for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == ["Role"]
