@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from kubecore.testing.asserts import eventually
-
 from kaito_local.processes import Process, ProcessTable, alive, log_tail, start_time
+from kubecore.testing.asserts import eventually
 
 
 async def test_a_started_process_is_found_again_and_ended(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ async def test_outcomes(error: Exception, calls: int, outcome: dict[str, float])
     async with running(controller):
         controller.enqueue(A)
         await eventually(lambda: results(name) == outcome)
+        assert controller.queue.failures(A) == 0
     assert len(made) == calls
 
 

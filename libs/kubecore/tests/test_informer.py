@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key
@@ -58,6 +59,16 @@ async def running(informer: Informer[ConfigMap], synced: bool = True) -> AsyncIt
         task.cancel()
 
 
+def failures() -> float:
+    samples = [
+        sample
+        for metric in REGISTRY.collect()
+        if metric.name == "kubecore_informer_failures"
+        for sample in metric.samples
+    ]
+    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+
 def names(informer: Informer[ConfigMap]) -> set[str]:
     return {found.metadata.name for found in informer.list()}
 
@@ -99,10 +110,12 @@ async def test_a_broken_watch_goes_on_where_it_was(
     server.on("GET", PATH, listing(10, obj("a", 3)))
     first = watch(event("ADDED", obj("b", 11)), bookmark(15), *ENDINGS[ending]())
     server.on("WATCH", PATH, first, watch(event("ADDED", obj("c", 16)), open_end))
+    before = failures()
     async with running(informer):
         await eventually(lambda: names(informer) == {"a", "b", "c"})
     assert [r.query["resourceVersion"] for r in server.received if r.method == "WATCH"][:2] == ["10", "15"]
     assert server.count("GET") == 1
+    assert failures() - before == (0 if ending == "regular end" else 1)
 
 
 EXPIRIES: dict[str, Answer] = {
@@ -299,9 +312,12 @@ class TestRecord:
         changes.clear()
         live.record(_map("a", 12))
         live.changed("MODIFIED", _map("a", 11))
+        assert live.get(Key("default", "a")).metadata.resource_version == "12", "the cache went back in time"
         live.changed("MODIFIED", _map("a", 12))
-        assert [change.echo for change in changes] == [False, True]
-        assert live.get(Key("default", "a")).metadata.resource_version == "12"
+        assert [(change.new.metadata.resource_version, change.echo) for change in changes] == [
+            ("12", False),
+            ("12", True),
+        ]
 
     async def test_what_the_watch_has_overtaken_is_not_brought_back(self, live: Informer[ConfigMap]) -> None:
         live.changed("DELETED", _map("a", 13))

@@ -1,14 +1,19 @@
-"""The election's rules, first as a pure state machine, then with real candidates on a scripted lease."""
+"""The election's rules as a pure state machine, and what wall clocks do to it. Real candidates: test_manager.py."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
 from kaito_api.core import Lease, LeaseSpec
 from kaito_api.meta import ObjectMeta
-from kubecore.leader import LeaderConfig, LeaseState
+from kubecore.client import Client
+from kubecore.leader import LeaderConfig, LeaderElector, LeaseState
+from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import FakeClock
+from kubecore.testing.server import ScriptedServer, obj, reply
 
 
 def lease(version: int, holder: str | None, seconds: int | None = 4) -> Lease:
@@ -88,3 +93,26 @@ class TestLeading:
 def test_times_that_allow_two_leaders_are_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="need lease_seconds"):
         LeaderConfig("l", "n", **times)
+
+
+async def test_a_wall_clock_that_jumps_changes_nothing(server: ScriptedServer, client: Client) -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
+    ours = obj("l", 1, "n", spec={"holderIdentity": "me", "leaseDurationSeconds": 4})
+    server.on("POST", leases, reply(ours, 201))
+    server.on("PATCH", f"{leases}/l", reply(ours))
+    clock = FakeClock()
+    elector = LeaderElector(client, LeaderConfig("l", "n", identity="me"), clock)
+    await elector.acquire()
+    async with asyncio.TaskGroup() as group:
+        holding = group.create_task(elector.hold())
+        for jump in (3600, -86400, 86400 * 365):
+            clock.jump_wall(jump)
+            before = server.count("PATCH")
+            await eventually(lambda: clock.sleepers)
+            await clock.advance(1)
+            await eventually(lambda seen=before: server.count("PATCH") > seen)
+            assert elector.is_leader
+        holding.cancel()
+    assert server.last("PATCH").json["spec"]["renewTime"].endswith("Z")
+    clock.tick(3)
+    assert not elector.is_leader, "a leader whose renewals stopped must stop by its own clock"

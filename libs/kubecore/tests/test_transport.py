@@ -41,7 +41,6 @@ KEY = Key("default", "a")
         (reply("<html>login here</html>", 200, content_type="text/html"), errors.TransportError),
         (reply("{", 200), errors.TransportError),
         (reply('{"metadata": 7}', 200), errors.TransportError),
-        (reply("", 302, headers={"Location": "http://127.0.0.1:1/"}), errors.TransportError),
         (watch(reset), errors.TransportError),
         (watch(raw(b'{"metadata"'), reset), errors.TransportError),
     ],
@@ -59,6 +58,14 @@ async def test_a_success_is_decoded(server: ScriptedServer, client: Client) -> N
     assert found.metadata.resource_version == "7"
     assert found.data == {"x": "y"}
     assert server.last("GET").headers["User-Agent"] == "kubecore-test"
+
+
+async def test_a_redirect_is_not_followed_with_our_token(server: ScriptedServer, client: Client) -> None:
+    server.on("GET", PATH, reply("", 302, headers={"Location": "/elsewhere"}))
+    server.on("GET", "/elsewhere", reply(obj("a", 7)))
+    with pytest.raises(errors.TransportError, match="redirected with 302"):
+        await client.get(CONFIGMAPS, KEY)
+    assert server.count("GET", "/elsewhere") == 0
 
 
 async def test_nothing_waits_longer_than_its_deadline(server: ScriptedServer, client: Client) -> None:
@@ -227,6 +234,11 @@ class TestWrites:
     async def test_deleting_through_a_proxys_404_is_not(self, server: ScriptedServer, client: Client) -> None:
         server.on("DELETE", PATH, reply("nothing here", 404, content_type="text/html"))
         with pytest.raises(errors.NotServed):
+            await client.delete(CONFIGMAPS, KEY)
+
+    async def test_a_login_page_is_no_success(self, server: ScriptedServer, client: Client) -> None:
+        server.on("DELETE", PATH, reply("<html>log in</html>", 200, content_type="text/html"))
+        with pytest.raises(errors.TransportError, match="expected JSON, got text/html"):
             await client.delete(CONFIGMAPS, KEY)
 
     async def test_a_fenced_client_sends_no_write(self, server: ScriptedServer, client: Client) -> None:

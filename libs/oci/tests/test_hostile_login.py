@@ -14,6 +14,7 @@ from kaito_oci import (
     BytesBlob,
     DockerConfigs,
     OciError,
+    Patience,
     RegistrySettings,
     check_push,
     errors,
@@ -164,12 +165,23 @@ async def test_token_services_that_fail(
     error: type[OciError],
 ) -> None:
     tokens.status, tokens.answer = status, body
+    settings = RegistrySettings(plain_http_hosts={server.host, token_server.host}, patience=Patience(backoff=0.01))
     script.overrides.append(tokens.guard(f"http://{token_server.host}/token"))
     with pytest.raises(error) as refused:
-        await resolve(
-            f"{server.host}/a/b:v1", auth=login(server.host), plain_http_hosts=[server.host, token_server.host]
-        )
+        await resolve(f"{server.host}/a/b:v1", auth=login(server.host), settings=settings)
     assert "secret" not in str(refused.value)
+
+
+async def test_a_token_service_that_comes_back_is_asked_again(
+    script: ScriptedRegistry, server: ScriptedServer, tokens: TokenService, token_server: ScriptedServer
+) -> None:
+    script.add_artifact({"a": b"1"})
+    script.overrides.append(tokens.guard(f"http://{token_server.host}/token"))
+    answers = iter([Reply(503), Reply(429)])
+    token_server.handler = lambda request: next(answers, None) or tokens(request)
+    hosts = [server.host, token_server.host]
+    settings = RegistrySettings(plain_http_hosts=hosts, patience=Patience(backoff=0.01))
+    assert await resolve(f"{server.host}/a/b:v1", auth=login(server.host), settings=settings)
 
 
 CONTENT = os.urandom(50_000_000)

@@ -128,6 +128,23 @@ async def test_a_broken_blob_goes_on_by_range(
     assert asked == [None, *(f"bytes={at}-" for at in range(300_000, len(BLOB), 300_000))]
 
 
+async def test_a_registry_without_ranges_starts_over_and_still_ends(
+    script: ScriptedRegistry, server: ScriptedServer, impatient: RegistrySettings, tmp_path: Path
+) -> None:
+    script.add_artifact({"weights": BLOB})
+    lengths = iter([500_000, 200_000, 900_000])
+
+    def ignore_ranges(request: Request) -> Reply | None:
+        if "/blobs/" not in request.path:
+            return None
+        length = next(lengths, len(BLOB))
+        return Reply(200, body=BLOB[:length], length=len(BLOB), hang_up=length < len(BLOB))
+
+    script.overrides.append(ignore_ranges)
+    await pull(f"{server.host}/a/b:v1", tmp_path / "out", settings=impatient)
+    assert (tmp_path / "out" / "weights").read_bytes() == BLOB
+
+
 async def test_a_later_call_goes_on_where_an_earlier_one_stopped(
     script: ScriptedRegistry, server: ScriptedServer, impatient: RegistrySettings, tmp_path: Path
 ) -> None:

@@ -18,9 +18,7 @@ from kaito_oci import (
     FileBlob,
     Limits,
     Member,
-    Patience,
     PushResult,
-    RegistrySettings,
     TarBlob,
     check_push,
     errors,
@@ -239,9 +237,8 @@ async def test_what_is_not_there(registry: DockerRegistry, tmp_path: Path, missi
 
 
 async def test_https_unless_the_host_is_named_plain(registry: DockerRegistry) -> None:
-    settings = RegistrySettings(patience=Patience(attempts=1))
-    with pytest.raises(errors.Unavailable, match="SSL"):
-        await resolve(f"{registry.host}/team/model:v1", settings=settings)
+    with pytest.raises(errors.TlsFailed, match="plain-http"):
+        await resolve(f"{registry.host}/team/model:v1")
 
 
 async def test_damage_in_the_registrys_own_storage_is_noticed(registry: DockerRegistry, tmp_path: Path) -> None:

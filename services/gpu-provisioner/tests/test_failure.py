@@ -58,6 +58,7 @@ NOT_YOURS = ErrorDetail("BadRequest", "The VM size of X is not allowed in your s
         (404, ErrorDetail("NotFound", "Agent Pool not found"), FailureClass.NOT_FOUND, False),
         (404, ErrorDetail("ResourceNotFound", "managedClusters/x was not found"), FailureClass.CLUSTER_NOT_FOUND, True),
         (400, ErrorDetail("InvalidParameter", "bad label"), FailureClass.BAD_INPUT, True),
+        (400, ErrorDetail("MaxAgentPoolCountReached", "100 pools"), FailureClass.POOL_LIMIT, False),
         (408, ErrorDetail("", "timeout"), FailureClass.SERVER, False),
         (503, ErrorDetail("ServiceUnavailable", "later"), FailureClass.SERVER, False),
     ],

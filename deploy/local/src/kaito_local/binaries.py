@@ -22,12 +22,12 @@ _BUILD_TIMEOUT = 3600.0  # a cold kube-apiserver takes 8 minutes on two cores, a
 
 
 class Component(msgspec.Struct, frozen=True):
-    """One program: the folder of tools/ whose go.mod pins it, its Go package, and the module that gives its version."""
+    """One program: the folder of tools/ whose go.mod pins it, its Go package, and the module whose version is its own."""
 
     name: str
     folder: str
     package: str
-    pinned_by: str = ""
+    module: str = ""
     cgo: bool = False
 
 
@@ -36,7 +36,7 @@ def _kubernetes(name: str, cgo: bool = False) -> Component:
         name=name,
         folder="kubernetes",
         package=f"k8s.io/kubernetes/cmd/{name}",
-        pinned_by="k8s.io/kubernetes",
+        module="k8s.io/kubernetes",
         cgo=cgo,
     )
 
@@ -44,15 +44,20 @@ def _kubernetes(name: str, cgo: bool = False) -> Component:
 COMPONENTS = {
     component.name: component
     for component in (
-        Component(name="etcd", folder="kubernetes", package="go.etcd.io/etcd/server/v3", pinned_by="k8s.io/kubernetes"),
+        Component(
+            name="etcd",
+            folder="kubernetes",
+            package="go.etcd.io/etcd/server/v3",
+            module="go.etcd.io/etcd/server/v3",
+        ),
         _kubernetes("kube-apiserver"),
         _kubernetes("kubectl"),
         _kubernetes("kube-controller-manager"),
         _kubernetes("kube-scheduler"),
         _kubernetes("kube-proxy"),
         _kubernetes("kubelet", cgo=True),
-        Component(name="coredns", folder="coredns", package=".", pinned_by="github.com/coredns/coredns"),
-        Component(name="helm", folder="helm", package="helm.sh/helm/v3/cmd/helm", pinned_by="helm.sh/helm/v3"),
+        Component(name="coredns", folder="coredns", package=".", module="github.com/coredns/coredns"),
+        Component(name="helm", folder="helm", package="helm.sh/helm/v3/cmd/helm", module="helm.sh/helm/v3"),
         Component(name="pause", folder="pause", package="."),
     )
 }
@@ -64,15 +69,22 @@ CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl")
 
 def pinned_version(component: Component) -> str:
     """The version, without the leading v, that go.mod pins the component's module to; "1" for our own programs."""
-    text = (_TOOLS / component.folder / "go.mod").read_text()
-    found = re.search(rf"^\s*(?:require\s+)?{re.escape(component.pinned_by)} v(\S+)", text, re.MULTILINE)
-    return found.group(1) if component.pinned_by and found else "1"
+    return _pin(component.folder, component.module) if component.module else "1"
+
+
+def _pin(folder: str, module: str) -> str:
+    text = (_TOOLS / folder / "go.mod").read_text()
+    found = re.search(rf"^\s*(?:require\s+)?{re.escape(module)} v(\S+)", text, re.MULTILINE)
+    if not found:
+        raise LocalError(f"tools/{folder}/go.mod does not pin {module}")
+    return found.group(1)
 
 
 def cache_folder(component: Component) -> Path:
     """Where the built program lies: a folder of the pinned version, so that a new pin is a new build."""
-    prefix = "bin" if component.folder == "kubernetes" else component.folder
-    return cache_root() / f"{prefix}-{pinned_version(component)}"
+    if component.folder == "kubernetes":  # etcd too: one release of Kubernetes is tested with one of etcd
+        return cache_root() / f"bin-{_pin('kubernetes', 'k8s.io/kubernetes')}"
+    return cache_root() / f"{component.folder}-{pinned_version(component)}"
 
 
 async def ensure(names: Iterable[str]) -> dict[str, Path]:
@@ -141,7 +153,7 @@ async def _build(component: Component) -> Path:
 def _ldflags(component: Component) -> str:
     flags = ["-s", "-w"]
     version = f"v{pinned_version(component)}"
-    if component.pinned_by == "k8s.io/kubernetes" and component.name != "etcd":
+    if component.module == "k8s.io/kubernetes":
         major, minor, _ = version[1:].split(".")
         for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
             flags += ["-X", f"{package}.gitVersion={version}"]

@@ -2,16 +2,20 @@
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 
 import yaml
 
+from kaito_api.labels import WORKSPACE
 from kaito_local import dns, host, marker, network
 from kaito_local.binaries import COMPONENTS, ensure, pinned_version
 from kaito_local.certificates import CertificateAuthority
 from kaito_local.controlplane import ControlPlane
+from kaito_local.errors import LocalError
 from kaito_local.kubeconfig import write_kubeconfig
 from kaito_local.kubectl import Kubectl
+from kaito_local.leftovers import leftovers
 from kaito_local.locations import state_root
 from kaito_local.nodes.manager import NodeManager
 from kaito_local.nodes.slot import SYSTEM_SLOT, NodeSpec
@@ -24,6 +28,7 @@ _PROGRAMS = (
     *("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"),
     *("coredns", "pause"),
 )
+_CLAIMS = "claims-"
 SYSTEM_NODE = NodeSpec(
     name="kaito-system",
     pool=marker.SYSTEM_POOL,
@@ -35,6 +40,10 @@ SYSTEM_NODE = NodeSpec(
     provider_id="kaito-local://kaito-system",
 )
 """The operator's own node: it belongs to no agent pool that a claim could delete."""
+
+
+def _claims_process(claim_api: str, selector: str) -> str:
+    return f"{_CLAIMS}{claim_api}-{selector.replace('/', '-')}"
 
 
 class Cluster:
@@ -75,7 +84,10 @@ class Cluster:
         self._start_controllers(programs)
         with phase("system node (containerd, kubelet)"):
             await self.nodes.start(SYSTEM_NODE)
-        self._start_proxy(programs["kube-proxy"])
+            self._start_proxy(programs["kube-proxy"])
+        for slot in self.nodes.nodes().values():
+            if (spec := slot.node()) and slot.number != SYSTEM_SLOT:
+                await self.nodes.start(spec)  # a node that lived before this machine was restarted
         with phase("cluster DNS (CoreDNS)"):
             await self._install_dns(kubectl, programs["coredns"])
 
@@ -83,16 +95,44 @@ class Cluster:
         """Ends every process, mount, interface, cgroup and rule of the cluster and removes its folder, images included."""
         if not self.state_dir.exists():
             return
-        await host.prepare(programs={"iptables": "iptables", "ip": "iproute2"})
+        await host.prepare(programs={"iptables": "iptables", "ip": "iproute2", "conntrack": "conntrack"})
+        for process in self._processes.all():
+            if process.name.startswith(_CLAIMS):  # else it would start the nodes again that are being ended
+                await self._processes.stop(process.name)
         slots = sorted(int(folder.name) for folder in (self.state_dir / "nodes").glob("[0-9]*"))
-        async with asyncio.TaskGroup() as group:
-            for number in slots:
-                group.create_task(self.nodes.end(self.nodes.slot(number)))
+        failures = []
+        for ended in await asyncio.gather(*map(self._end_node, slots)):
+            failures += ended
         await self._processes.stop_all(grace=5)
         await self.control_plane.down()
-        kube_proxy = (await ensure(("kube-proxy",)))["kube-proxy"]
-        await network.down(self.state_dir / "kernel-settings.json", kube_proxy)
+        await network.down(self.network, self.state_dir / "kernel-settings.json")
+        if left := [*failures, *await leftovers(self.state_dir)]:
+            raise LocalError("the cluster is down, but these things of it are still here:\n  " + "\n  ".join(left))
         await asyncio.to_thread(shutil.rmtree, self.state_dir)
+
+    async def _end_node(self, number: int) -> list[str]:
+        """Ends one slot's node; what does not end is told at the end, and keeps nothing else from being taken down."""
+        try:
+            await self.nodes.end(self.nodes.slot(number))
+        except LocalError as error:
+            return [f"node {number}: {error}"]
+        return []
+
+    def start_claims(self, claim_api: str = "nodeclaim", selector: str = WORKSPACE) -> bool:
+        """Starts the stand-in for gpu-provisioner in a process of its own; false when the same one runs already.
+
+        `claim_api` is nodeclaim or machine, `selector` the label that the claims to serve carry.
+        """
+        name = _claims_process(claim_api, selector)
+        if self._processes.get(name):
+            return False
+        words = ("-m", "kaito_local", "claims", f"--claim-api={claim_api}", f"--selector={selector}")
+        self._processes.start(name, (sys.executable, *words))
+        return True
+
+    async def stop_claims(self, claim_api: str = "nodeclaim", selector: str = WORKSPACE) -> None:
+        """Ends that stand-in; its claims and nodes stay as they are."""
+        await self._processes.stop(_claims_process(claim_api, selector))
 
     async def kubectl(self) -> Kubectl:
         """kubectl as cluster-admin."""
@@ -107,6 +147,7 @@ class Cluster:
                 *("--use-service-account-credentials=true", "--cluster-name=kaito-local"),
                 f"--service-account-private-key-file={pki / 'service-account.key'}",
                 f"--root-ca-file={pki / 'ca.crt'}",
+                f"--flex-volume-plugin-dir={self.state_dir / 'volume-plugins'}",
             )
             self._start_controller(programs["kube-controller-manager"], kubeconfig, *common, *flags)
         if not self._processes.get("kube-scheduler"):

@@ -1,4 +1,4 @@
-"""`kaito-local cluster up|down` and `kaito-local node start|stop|list`."""
+"""`kaito-local cluster up|down` and `kaito-local node start|stop|list|import`."""
 
 import argparse
 from pathlib import Path
@@ -27,6 +27,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     stop = actions.add_parser("stop", help="drain a node, end it and delete its Node object")
     stop.add_argument("name")
     stop.set_defaults(command=stop_node)
+    actions.add_parser("list", help="the nodes that run").set_defaults(command=list_nodes)
     images = actions.add_parser("import", help="unpack an image archive (tar) on the first pool node's place")
     images.add_argument("archive", type=Path)
     images.set_defaults(command=import_image)
@@ -40,7 +41,7 @@ async def cluster(args: argparse.Namespace) -> int:
             await local.down()
         return 0
     await local.up()
-    print(local.kubeconfig)  # noqa: T201 - the result
+    print(local.kubeconfig)
     return 0
 
 
@@ -68,8 +69,16 @@ async def stop_node(args: argparse.Namespace) -> int:
     return 0
 
 
+async def list_nodes(_: argparse.Namespace) -> int:
+    """Prints the name, the pool and the slot of every node."""
+    for name, slot in Cluster().nodes.nodes().items():
+        node = slot.node()
+        print(f"{name:<48} {node.pool if node else '':<16} slot {slot.number}")
+    return 0
+
+
 async def import_image(args: argparse.Namespace) -> int:
     """Imports an image archive."""
     for name in await Cluster().nodes.import_image(args.archive):
-        print(name)  # noqa: T201 - the result
+        print(name)
     return 0

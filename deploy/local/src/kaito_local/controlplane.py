@@ -110,14 +110,14 @@ class ControlPlane:
         context.load_cert_chain(self.pki / "admin.crt", self.pki / "admin.key")
         connector = aiohttp.TCPConnector(ssl=context)
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5)) as session:
-            async with must_stay_alive(process):
-                while not await _answers_ok(session, f"{self.url}/readyz"):
-                    if asyncio.get_running_loop().time() > deadline:
-                        raise LocalError(
-                            f"{process.name} was not ready after {_START_TIMEOUT:.0f} s; its log is {process.log}"
-                        )
-                    await asyncio.sleep(0.1)
+        session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
+        async with session, must_stay_alive(process):
+            while not await _answers_ok(session, f"{self.url}/readyz"):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise LocalError(
+                        f"{process.name} was not ready after {_START_TIMEOUT:.0f} s; its log is {process.log}"
+                    )
+                await asyncio.sleep(0.1)
 
     def _endpoints(self) -> Endpoints:
         try:
@@ -186,7 +186,11 @@ class ControlPlane:
                 "kubelet-client-key": self.pki / "apiserver-kubelet-client.key",
             }
         else:
-            flags |= {"disable-admission-plugins": "ServiceAccount", "endpoint-reconciler-type": "none"}
+            # Both plugins count on a controller that does not run here: it would make the ServiceAccount, remove the taint.
+            flags |= {
+                "disable-admission-plugins": "ServiceAccount,TaintNodesByCondition",
+                "endpoint-reconciler-type": "none",
+            }
         return self.processes.start("kube-apiserver", [program, *_flags(flags)], env=_without_proxy())
 
 

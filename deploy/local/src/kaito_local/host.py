@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kaito_local.command import run
@@ -45,35 +45,50 @@ def may_lower_oom_score() -> bool:
 def missing_packages(programs: Mapping[str, str] = NODE_PACKAGES) -> list[str]:
     """The Debian packages of the programs that are not here."""
     packages = {package for program, package in programs.items() if not shutil.which(program)}
-    if programs is NODE_PACKAGES and cni_folder() is None:
+    if "containerd" in programs and cni_folder() is None:
         packages.add("containernetworking-plugins")
     return sorted(packages)
 
 
-async def prepare(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
-    """Installs what is missing where apt can, or raises LocalError with everything that a person has to do."""
-    if sys.platform != "linux":
-        raise LocalError(
+def obstacle(platform: str, euid: int, missing: Sequence[str], apt: bool) -> str | None:
+    """Why a machine cannot run the full cluster, with what to do about it; None when it can. Packages that apt installs are none.
+
+    `platform` as sys.platform, `missing` the Debian packages of what is not there.
+    """
+    if platform != "linux":
+        return (
             "the full local cluster needs Linux (it runs kubelets). Elsewhere use a cluster that you have, by name:"
             " `make run CLUSTER=<context> REGISTRY=<ref>`; `make control-plane` and all other tests need no kubelet."
         )
-    if os.geteuid() != 0:
-        raise LocalError(
+    if euid != 0:
+        return (
             "the full local cluster needs root (it runs kubelets, containers and bridges): use `sudo make ...`, or a"
             " cluster that you have, by name: `make run CLUSTER=<context> REGISTRY=<ref>`."
         )
-    missing = missing_packages(programs)
-    if not missing:
-        return
-    if not shutil.which("apt-get"):
-        raise LocalError(f"these programs are missing; install the packages that your system has for: {', '.join(missing)}")
-    say(f"  installing Debian packages: {' '.join(missing)}")
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
-    await run("apt-get", "update", "-q", timeout=_INSTALL_TIMEOUT, env=environment)
-    await run(
-        *("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing),
-        timeout=_INSTALL_TIMEOUT,
-        env=environment,
-    )
+    if missing and not apt:
+        return f"these programs are missing; install the packages that your system has for: {', '.join(missing)}"
+    return None
+
+
+def obstacle_here(programs: Mapping[str, str] = NODE_PACKAGES) -> str | None:
+    """`obstacle` of this machine."""
+    apt = shutil.which("apt-get") is not None
+    return obstacle(sys.platform, os.geteuid(), missing_packages(programs), apt)
+
+
+async def prepare(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
+    """Installs what is missing where apt can, or raises LocalError with everything that a person has to do."""
+    if reason := obstacle_here(programs):
+        raise LocalError(reason)
+    if missing := missing_packages(programs):
+        await _install(missing)
     if still := missing_packages(programs):
         raise LocalError(f"apt-get installed them, yet these are still not found: {', '.join(still)}")
+
+
+async def _install(packages: Sequence[str]) -> None:
+    say(f"  installing Debian packages: {' '.join(packages)}")
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    await run("apt-get", "update", "-q", timeout=_INSTALL_TIMEOUT, env=environment)
+    install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *packages)
+    await run(*install, timeout=_INSTALL_TIMEOUT, env=environment)

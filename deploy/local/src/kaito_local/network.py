@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from kaito_local import netfilter
 from kaito_local.command import run
 from kaito_local.errors import CommandError, LocalError
 
@@ -25,8 +26,8 @@ _KUBELET_SETTINGS = (
 NODE_BRIDGE = "kaito0"
 """Carries every node's address; it has no ports, the addresses are this machine's own."""
 
-_CHAINS = (("filter", "FORWARD", "KAITO-FORWARD"), ("filter", "INPUT", "KAITO-INPUT"), ("nat", "POSTROUTING", "KAITO-NAT"))
 _KUBE_PROXY_CHAIN = "KUBE-SERVICES"
+_BRIDGE_PREFIX = "kaitopods"
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -57,12 +58,12 @@ class Network(msgspec.Struct, frozen=True):
 
 def pod_bridge(slot: int) -> str:
     """The name of a node's bridge; interface names end at 15 characters."""
-    return f"kaitopods{slot}"
+    return f"{_BRIDGE_PREFIX}{slot}"
 
 
 async def check_free(network: Network) -> None:
     """Raises LocalError when another cluster's rules are here, or when somebody else uses our addresses."""
-    if await _chain_exists("nat", _KUBE_PROXY_CHAIN):
+    if await netfilter.chain_exists("nat", _KUBE_PROXY_CHAIN):
         raise LocalError(
             "another Kubernetes node runs on this machine (the KUBE-SERVICES chain is in iptables): two would share its"
             " rules. Use that cluster by name (CLUSTER=<context>), or stop it; `kube-proxy --cleanup` removes its leftovers."
@@ -72,8 +73,9 @@ async def check_free(network: Network) -> None:
         with suppress(ValueError):
             used = ipaddress.ip_network(str(route.get("dst", "")))
             clash = next((own for own in ours if own.overlaps(used)), None)
-            if clash and route.get("dev", "").removeprefix(NODE_BRIDGE) and not route.get("dev", "").startswith("kaitopods"):
-                raise LocalError(f"the route to {used} on {route.get('dev')} overlaps with the cluster's own {clash}")
+            device = str(route.get("dev", ""))
+            if clash and device != NODE_BRIDGE and not device.startswith(_BRIDGE_PREFIX):
+                raise LocalError(f"the route to {used} on {device} overlaps with the cluster's own {clash}")
 
 
 async def up(network: Network, saved: Path) -> None:
@@ -87,40 +89,48 @@ async def up(network: Network, saved: Path) -> None:
             (_PROC / name).write_text(value)
     await _add_link(NODE_BRIDGE)
     await add_node_address(network, 1)
+    for cidr in (network.pod_cidr, network.service_cidr):
+        # An address of the cluster that nobody has (yet) must not be looked for outside of this machine.
+        await run("ip", "route", "replace", cidr, "dev", NODE_BRIDGE)
     pods, nodes = network.pod_cidr, network.node_cidr
-    rules = {
-        "KAITO-FORWARD": [["-s", pods, "-j", "ACCEPT"], ["-d", pods, "-j", "ACCEPT"]],
-        "KAITO-INPUT": [["-s", pods, "-j", "ACCEPT"], ["-s", nodes, "-j", "ACCEPT"]],
+    from_pods, to_pods = ("-i", f"{_BRIDGE_PREFIX}+"), ("-o", f"{_BRIDGE_PREFIX}+")
+    rules: dict[str, list[list[str]]] = {
+        # Pods may speak to anybody; from other machines only answers come in, or everybody on the network reached them.
+        "KAITO-FORWARD": [
+            [*from_pods, "-j", "ACCEPT"],
+            [*to_pods, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"],
+            [*to_pods, "-j", "DROP"],
+        ],
+        # The nodes' addresses (apiserver, kubelets, a registry without passwords) are for pods and for this machine.
+        "KAITO-INPUT": [
+            [*from_pods, "-j", "ACCEPT"],
+            ["-i", "lo", "-j", "RETURN"],
+            ["-d", nodes, "-j", "DROP"],
+        ],
         # What leaves the cluster carries this machine's address; among pods, nodes and Services addresses stay as they are.
         "KAITO-NAT": [["-s", pods, "-d", nodes, "-j", "RETURN"], ["-s", pods, "!", "-d", pods, "-j", "MASQUERADE"]],
     }
-    for table, parent, chain in _CHAINS:
-        await _iptables(table, "-N", chain, accept_existing=True)
-        await _iptables(table, "-F", chain)
-        for rule in rules[chain]:
-            await _iptables(table, "-A", chain, *rule)
-        jump = ("-m", "comment", "--comment", "kaito-local", "-j", chain)
-        if not await _succeeds("iptables", "-w", "-t", table, "-C", parent, *jump):
-            await _iptables(table, "-I", parent, "1", *jump)
+    await netfilter.install(rules)
 
 
-async def down(saved: Path, kube_proxy: Path | None) -> None:
-    """Removes every bridge, rule and setting of ours. What is not there is not an error."""
-    if kube_proxy and await _chain_exists("nat", _KUBE_PROXY_CHAIN):
-        await run(kube_proxy, "--cleanup", timeout=60)
-    for table, parent, chain in _CHAINS:
-        jump = ("-m", "comment", "--comment", "kaito-local", "-j", chain)
-        while await _succeeds("iptables", "-w", "-t", table, "-D", parent, *jump):
-            pass
-        if await _chain_exists(table, chain):
-            await _iptables(table, "-F", chain)
-            await _iptables(table, "-X", chain)
-    for link in json.loads(await run("ip", "-json", "link", "show", "type", "bridge") or "[]"):
-        if link.get("ifname", "") == NODE_BRIDGE or link.get("ifname", "").startswith("kaitopods"):
-            await remove_link(link["ifname"])
+async def down(network: Network, saved: Path) -> None:
+    """Removes every bridge, rule and setting of ours, and kube-proxy's rules. What is not there is not an error."""
+    await netfilter.remove_all()
+    for name in await links():
+        await remove_link(name)
+    for flag, cidr in (("--orig-src", network.pod_cidr), ("--orig-dst", network.service_cidr)):
+        # Else the next cluster's first packets follow the translations of this one's Services.
+        await run("conntrack", "-D", flag, cidr, accept=frozenset({0, 1}))
     if saved.exists():
         for name, value in msgspec.json.decode(saved.read_bytes(), type=dict[str, str]).items():
             (_PROC / name).write_text(value)
+
+
+async def links() -> list[str]:
+    """Our bridges that are there."""
+    shown = json.loads(await run("ip", "-json", "link", "show", "type", "bridge") or "[]")
+    names = [str(link.get("ifname", "")) for link in shown]
+    return [name for name in names if name == NODE_BRIDGE or name.startswith(_BRIDGE_PREFIX)]
 
 
 async def add_node_address(network: Network, slot: int) -> None:
@@ -147,14 +157,6 @@ async def _add_link(name: str) -> None:
 def _read_settings() -> dict[str, str]:
     files = [_PROC / name for name in (*_SETTINGS, *_KUBELET_SETTINGS)]
     return {str(file.relative_to(_PROC)): file.read_text().strip() for file in files if file.exists()}
-
-
-async def _chain_exists(table: str, chain: str) -> bool:
-    return await _succeeds("iptables", "-w", "-t", table, "-n", "-L", chain)
-
-
-async def _iptables(table: str, *words: str, accept_existing: bool = False) -> None:
-    await run("iptables", "-w", "-t", table, *words, accept=frozenset({0, 1} if accept_existing else {0}))
 
 
 async def _succeeds(*argv: str) -> bool:

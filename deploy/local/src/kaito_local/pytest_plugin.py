@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import pytest
 
+from kaito_local import host
+from kaito_local.cluster import Cluster
 from kaito_local.controlplane import ControlPlane
 from kaito_local.namespaces import NamespacePurger
 from kaito_local.processes import ProcessTable, start_time
@@ -75,3 +77,31 @@ def _sweep() -> None:
         if str(start_time(int(pid))) != started:
             run_apart(ProcessTable(folder).stop_all(grace=5))
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The full local cluster: one that runs is taken over and left running, else started and taken down at the end.
+
+    Taking down fails, and with it the session, when a process, mount, interface, cgroup or rule is left.
+    """
+    if reason := host.obstacle_here():
+        pytest.skip(reason)
+    local = Cluster()
+    ran_before = local.state_dir.exists()
+    try:
+        run_apart(local.up())
+        yield local
+    finally:
+        if not ran_before:
+            run_apart(local.down())
+
+
+@pytest.fixture
+def cluster_namespace(cluster: Cluster) -> Iterator[str]:
+    """A new namespace in the full cluster, deleted after the test by the cluster's own controllers."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    kubectl = run_apart(cluster.kubectl())
+    run_apart(kubectl("create", "namespace", name))
+    yield name
+    run_apart(kubectl("delete", "namespace", name, "--timeout=60s", timeout=70))

@@ -9,7 +9,8 @@ import aiohttp
 from kaito_local.errors import LocalError
 from kaito_local.processes import Process, ProcessTable, alive, log_tail
 
-DEFAULT_PORT = 5000
+# Not 5000: there the registry of the Debian package listens when systemd starts it.
+DEFAULT_PORT = 5050
 _START_TIMEOUT = 30.0
 _PROGRAMS = ("docker-registry", "registry")  # Debian's name, and that of the project's own releases
 

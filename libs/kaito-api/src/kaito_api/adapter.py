@@ -129,7 +129,7 @@ def check(
     """
     tensors, problems = _tensors(header, data_bytes)
     problems += _config_problems(config)
-    rank = _rank(config)
+    rank = max(_ranks(config), default=0)
     if max_rank is not None and rank > max_rank:
         message = (
             f"rank {rank} is above the engine's limit of {max_rank}: raise the Workspace's rank limit or train lower"
@@ -255,10 +255,10 @@ def _unsupported(what: str, cure: str) -> Problem:
     return Problem(AdapterReason.METHOD_UNSUPPORTED, f"{what} is not supported by the engine: {cure}")
 
 
-def _rank(config: Mapping[str, Any]) -> int:
-    pattern = config.get("rank_pattern") or {}
+def _ranks(config: Mapping[str, Any]) -> set[int]:
+    pattern = config.get("rank_pattern")
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, Mapping) else ())]
-    return max((rank for rank in ranks if isinstance(rank, int)), default=0)
+    return {rank for rank in ranks if isinstance(rank, int)}
 
 
 Pairs = dict[str, dict[str, Shape]]
@@ -305,8 +305,7 @@ def _pair_problems(pairs: Pairs, config: Mapping[str, Any]) -> list[Problem]:
     alone = [module for module, pair in pairs.items() if len(pair) != 2]
     if alone:
         return [Problem(AdapterReason.TENSOR_UNKNOWN, f"{_some(alone)} has lora_A without lora_B, or the reverse")]
-    pattern = config.get("rank_pattern") or {}
-    allowed = {config.get("r"), *(pattern.values() if isinstance(pattern, Mapping) else ())}
+    allowed = _ranks(config)
     wrong = [name for name, pair in pairs.items() if pair["A"][0] != pair["B"][1] or pair["A"][0] not in allowed]
     if wrong:
         message = (

@@ -23,7 +23,7 @@ EXEC_DEADLINE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Everything that stays the same while a process talks to one apiserver."""
+    """Where the apiserver is and how to reach it; all but the token stays the same while the process runs."""
 
     server: str
     """URL without a trailing slash; may have a path prefix."""
@@ -32,6 +32,8 @@ class Connection:
     server_hostname: str | None = None
     """Name to verify instead of the URL's host (`tls-server-name`)."""
     proxy: str | None = None
+    authorization: str | None = field(default=None, repr=False)
+    """The Authorization header to begin with; None for a client certificate or anonymous access."""
 
 
 class Credentials(Protocol):
@@ -115,10 +117,10 @@ class _InCluster:
 
     def _open(self) -> Connection:
         settings = self._load()
-        return Connection(server=settings.host, tls=_client_tls(settings))
+        return Connection(server=settings.host, tls=_client_tls(settings), authorization=_header(settings))
 
-    def _token(self) -> str:
-        return str(self._load().api_key["BearerToken"]).strip()
+    def _token(self) -> str | None:
+        return _header(self._load())
 
 
 class _Kubeconfig:
@@ -156,6 +158,7 @@ class _Kubeconfig:
             tls=tls,
             server_hostname=settings.tls_server_name or None,
             proxy=settings.proxy or None,
+            authorization=_header(settings),
         )
 
     def _authorization(self, renew: bool) -> str | None:
@@ -163,13 +166,11 @@ class _Kubeconfig:
         if renew and hasattr(self._loader, "exec_plugin_expiry"):
             del self._loader.exec_plugin_expiry
         try:
-            settings = self._load()
+            return _header(self._load())
         except (library.config_exception, OSError, ValueError) as error:
             raise ConfigError(f"kubeconfig {self._paths}: credentials: {error}") from error
         finally:
             library.remove_temporary_files()
-        token = settings.api_key.get("BearerToken")
-        return str(token).strip() if token else None
 
     def _load(self) -> Any:
         settings = readers().configuration()
@@ -186,6 +187,12 @@ class _Kubeconfig:
         user = self._loader._user
         self.expires = hasattr(self._loader, "exec_plugin_expiry") or (user is not None and "tokenFile" in user)
         return settings
+
+
+def _header(settings: Any) -> str | None:
+    """Return the header that the reader found, without the newline with which token files often end."""
+    token = settings.api_key.get("BearerToken")
+    return str(token).strip() if token else None
 
 
 def _client_tls(settings: Any) -> ssl.SSLContext:

@@ -235,7 +235,6 @@ class Reflector(Generic[T]):
             self._version = version
 
     async def _failed(self, step: str, error: ApiError | TransportError) -> None:
-        self._touch()
         self.last_error = error
         metrics.INFORMER_FAILURES.labels(self._res.plural, type(error).__name__).inc()
         wait = max(self._backoff.next(), min(MAX_RETRY_AFTER, getattr(error, "retry_after", None) or 0.0))

@@ -21,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from kubecore import metrics
-from kubecore.config import ClusterConfig, Connection
+from kubecore.config import ClusterConfig
 from kubecore.errors import ConfigError, KubeError, TransportError, error_from_response
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,6 @@ class Transport:
         self._user_agent = user_agent
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
-        self._connection: Connection | None = None
         self._options: dict[str, Any] = {}
         self._base = ""
         self._auth_lock = asyncio.Lock()
@@ -97,7 +96,7 @@ class Transport:
 
     async def __aenter__(self) -> Self:
         """Read the configuration and open the session; connects to nothing yet. Raises ConfigError."""
-        self._connection = connection = await self._credentials.open()
+        connection = await self._credentials.open()
         self._base = connection.server
         connector = aiohttp.TCPConnector(
             limit=self._max_connections,
@@ -118,11 +117,7 @@ class Transport:
             "server_hostname": connection.server_hostname,
         }
         self._options = {name: value for name, value in self._options.items() if value is not None}
-        try:
-            await self._authorize(0, renew=False)
-        except BaseException:
-            await self._session.close()
-            raise
+        self._set_authorization(connection.authorization)
         return self
 
     async def __aexit__(
@@ -246,28 +241,25 @@ class Transport:
         return found
 
     async def _authorize(self, generation: int, renew: bool) -> None:
-        """Read the credentials and put them into the session's headers; concurrent callers share one reading.
+        """Read the credentials again; concurrent callers share one reading.
 
-        A failure keeps the old ones (the kubelet may be replacing the file right now), except at the start.
+        A failure keeps the old ones: the kubelet may be replacing the file right now, and the next 401 asks again.
         """
-        if self._session is None:
-            raise TransportError("the transport is not open: use it in `async with`")
         async with self._auth_lock:
             if self._auth_generation != generation:
                 return
             try:
-                value = await self._credentials.authorization(renew)
+                self._set_authorization(await self._credentials.authorization(renew))
             except ConfigError as error:
-                if generation == 0:
-                    raise
                 logger.warning("credentials could not be read again", extra={"reason": str(error)})
-            else:
-                if value is None:
-                    self._session.headers.pop("Authorization", None)
-                else:
-                    self._session.headers["Authorization"] = value
-            self._auth_generation += 1
-            self._auth_due = time.monotonic() + TOKEN_REFRESH_SECONDS if self._credentials.expires else float("inf")
+                self._auth_due = time.monotonic() + TOKEN_REFRESH_SECONDS
+                self._auth_generation += 1
+
+    def _set_authorization(self, value: str | None) -> None:
+        if self._session is not None and value is not None:
+            self._session.headers["Authorization"] = value
+        self._auth_due = time.monotonic() + TOKEN_REFRESH_SECONDS if self._credentials.expires else float("inf")
+        self._auth_generation += 1
 
 
 _CONTENT_TYPES: Final = {

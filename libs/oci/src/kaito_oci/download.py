@@ -63,11 +63,9 @@ class BlobStream:
     def read(self, size: int = BLOCK) -> bytes:
         """Some bytes, at most `size`; b"" at the verified end. Raises DigestMismatch, Truncated, Unavailable and others."""
         while self._position < self._descriptor.size:
-            if self._response is None:
-                self._response = self._open()
             try:
-                chunk: bytes = self._response.raw.read1(size, decode_content=False)
-                self._pace.add(len(chunk))
+                response = self._response or self._open()
+                chunk = self._receive(response, size)
             except (*NETWORK_ERRORS, _TooSlow) as error:
                 self._broken(error)
                 continue
@@ -113,32 +111,30 @@ class BlobStream:
             with response:
                 raise refusal.error(response, f"{reference.name}, blob {wanted}")
         self._pace.restart()
+        self._response = response
         if response.status_code == 206:
             self._check_range(response)
         elif self._position:
             self._skip(response)
         return response
 
+    def _receive(self, response: requests.Response, size: int) -> bytes:
+        chunk: bytes = response.raw.read1(size, decode_content=False)
+        self._pace.add(len(chunk))
+        return chunk
+
     def _check_range(self, response: requests.Response) -> None:
         found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         if not found or int(found.group(1)) != self._position:
-            response.close()
             raise self._mismatch("another range of it than was asked for")
 
     def _skip(self, response: requests.Response) -> None:
         """The registry ignores Range: read again what is already here."""
         left = self._position
         while left:
-            try:
-                chunk = response.raw.read1(min(left, BLOCK), decode_content=False)
-                self._pace.add(len(chunk))
-            except (*NETWORK_ERRORS, _TooSlow) as error:
-                response.close()
-                raise Truncated(
-                    f"{self._what}: the connection broke, and the registry does not support Range"
-                ) from error
+            chunk = self._receive(response, min(left, BLOCK))
             if not chunk:
-                raise Truncated(f"{self._what}: the connection ended early, and the registry does not support Range")
+                raise ConnectionResetError
             left -= len(chunk)
 
     def _broken(self, error: Exception | None) -> None:

@@ -7,6 +7,7 @@
     ├── Denied                credentials are good but have no right to this (403)
     ├── UntrustedRealm        the registry wants the credentials sent to somebody else
     ├── UnsafeLocation        the registry sends us to a place that we must not follow
+    ├── TlsFailed             the certificate is not trusted, or there is no TLS
     ├── Unavailable           registry down, overloaded or silent; trying again can help
     ├── Truncated             the connection ended early, more often than we retry
     ├── DigestMismatch        the bytes are not those that the digest names
@@ -72,6 +73,12 @@ class UnsafeLocation(OciError):
     """A redirect or upload location that would leave the registry or drop encryption; not followed."""
 
     reason = "UnsafeLocation"
+
+
+class TlsFailed(OciError):
+    """No encrypted connection: the certificate is not trusted, or the registry does not speak TLS."""
+
+    reason = "TLSFailed"
 
 
 class Unavailable(OciError):

@@ -99,7 +99,8 @@ class _Pull:
         self._total = sum(content.blob.size for content in self._contents)
 
     async def fetch(self, path: str, progress: ProgressCallback | None) -> PullResult:
-        target = Destination(self._dest, self._image.manifest_digest, path.strip("/"))
+        digest = self._image.manifest_digest
+        target = await in_thread(self._operation, Destination, self._dest, digest, path.strip("/"))
         if (stored := await in_thread(self._operation, target.already)) is not None:
             return _result(self._image, stored.files, cached=True)
         staging = await in_thread(self._operation, self._prepare, target)

@@ -26,7 +26,7 @@ from kaito_oci import media_types, refusal, retry
 from kaito_oci.auth import RepositoryAuth
 from kaito_oci.body import Body
 from kaito_oci.credentials import Credential
-from kaito_oci.errors import DigestMismatch, InvalidManifest, NotFound, TooLarge, Unavailable, UnsafeLocation
+from kaito_oci.errors import DigestMismatch, InvalidManifest, NotFound, TlsFailed, TooLarge, Unavailable, UnsafeLocation
 from kaito_oci.limits import Limits
 from kaito_oci.operation import CURRENT, deadline
 from kaito_oci.reference import DIGEST, Reference
@@ -76,14 +76,21 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
         patience = self.settings.patience
         once = data is not None and not isinstance(data, bytes)
         attempt = 0
+        failure: Exception | None
         while True:
             delay = None
             try:
                 response = self._authenticated(method, url, headers or {}, actions, data=data, json=json)
+            except requests.exceptions.SSLError as error:
+                raise TlsFailed(
+                    f"{self.hostname}: no trusted TLS connection ({_cause(error)}); give the authority's certificate as CA "
+                    "bundle, or name the host as plain-http where it has no TLS"
+                ) from error
+            except Unavailable as error:  # of the token endpoint
+                problem, failure = str(error), error
             except NETWORK_ERRORS as error:
                 CURRENT.get().check()
-                problem = f"{self.hostname} does not answer ({_cause(error)})"
-                failure: Exception | None = error
+                problem, failure = f"{self.hostname} does not answer ({_cause(error)})", error
             else:
                 if response.status_code not in retry.RETRYABLE_STATUS:
                     return response

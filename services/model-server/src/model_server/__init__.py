@@ -1,0 +1,1 @@
+"""model-server: vLLM in one process with KAITO's routes, adapters loaded while it runs, and words for every failure."""

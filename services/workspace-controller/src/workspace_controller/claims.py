@@ -43,7 +43,7 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
     node_name: str
     provider_id: str
     blocker: Condition | None
-    """The sub-condition that explains best why the claim is not ready; None where nothing was said yet."""
+    """The sub-condition that explains why the claim is not ready; None where nothing was said yet."""
 
 
 def claim_resource(api: ClaimApi) -> Resource[Any]:
@@ -79,9 +79,8 @@ def workspace_of(claim: Claim) -> Key:
 
 
 def _blocker(claim: Claim) -> Condition | None:
-    """Return the first step that is not True; one that merely awaits its turn gives way to any that says more."""
+    """Return the first step that is not True and says more than that it awaits its turn."""
     steps = _MACHINE_STEPS if isinstance(claim, Machine) else _NODECLAIM_STEPS
     found = [find_condition(claim.status.conditions, step) for step in steps]
     open_steps = [condition for condition in found if condition is not None and condition.status != "True"]
-    telling = [condition for condition in open_steps if condition.reason != ClaimReason.AWAITING_RECONCILIATION]
-    return next(iter(telling or open_steps), None)
+    return next((step for step in open_steps if step.reason != ClaimReason.AWAITING_RECONCILIATION), None)

@@ -83,9 +83,17 @@ class Reconciler:
         except (ClaimRefused, Forbidden, Invalid) as error:
             await self._report_refusal(observed, decision, error)
             raise
+        if decision.applies:
+            decision = self._after_apply(observed, decision)
         await self._applier.write_status(observed.workspace, decision)
         self._say(observed.workspace, decision.notices)
         await self._applier.finish(observed.workspace, decision)
+
+    def _after_apply(self, observed: Observed, decision: Decision) -> Decision:
+        """Judge the status by the workload as it was stored: only the apiserver knows whether the apply rolls its pods."""
+        stored = self._observer.observe(observed.workspace)
+        news = plan(stored, self._catalog, self._settings, self._clock.now()).status
+        return msgspec.structs.replace(decision, status=news)
 
     async def _report_refusal(self, observed: Observed, decision: Decision, error: Exception) -> None:
         """Tell the user what the apiserver refuses; the queue tries again, with growing pauses."""

@@ -51,6 +51,7 @@ from workspace_controller.reconciler import Reconciler
 from workspace_controller.settings import Settings
 from workspace_controller.sweep import Sweep
 from workspace_controller.triggers import Triggers
+from workspace_controller.webhook import Webhook
 
 T = TypeVar("T", bound=Object)
 
@@ -101,6 +102,9 @@ async def wire(
     triggers.connect()
     await _add_informers(manager, client, caches, triggers)
     claims = claim_resource(settings.claim_api)
+    if process.webhook_port is not None:
+        webhook = Webhook(catalog, settings, process.webhook_certificates, process.webhook_port)
+        manager.add_task("webhook", webhook.run, leader_only=False)
     manager.add_task("sweep", Sweep(client, caches, claims, clock, process.sweep_seconds).run)
     return Wired(manager, caches, controller)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+
 from kaito_api import labels
 from kaito_api.conditions import find_condition
 from kaito_api.core import Pod, StatefulSet
@@ -29,7 +30,6 @@ from kubecore.config import load_config
 from kubecore.errors import NotFound, NotServed
 from kubecore.testing.asserts import eventually
 from kubecore.transport import Transport
-
 from workspace_controller.catalog_files import load_catalog
 from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.settings import ClaimApi, Settings
@@ -46,9 +46,7 @@ def stamp() -> str:
 
 
 def true(*types: str) -> list[dict[str, Any]]:
-    return [
-        {"type": t, "status": "True", "reason": t, "message": "", "lastTransitionTime": stamp()} for t in types
-    ]
+    return [{"type": t, "status": "True", "reason": t, "message": "", "lastTransitionTime": stamp()} for t in types]
 
 
 @dataclass

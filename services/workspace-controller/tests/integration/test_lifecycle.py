@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+import msgspec
 import pytest
+
 from kaito_api import labels
-from kaito_api.core import Pod
 from kaito_api.meta import Key
 from kaito_api.resources import (
     CONFIGMAPS,
@@ -22,7 +22,6 @@ from kaito_api.resources import (
     STATEFULSETS,
     WORKSPACES,
 )
-from kaito_api.workspace import Workspace
 from kubecore.testing.asserts import eventually
 from workspace_controller.settings import ClaimApi
 
@@ -43,7 +42,6 @@ BROUGHT = MANIFEST.replace("  instanceType: Standard_NC6s_v3\n", "")
 
 async def raw(cluster: Any, res: Any, name: str) -> dict[str, Any]:
     """Read an object whole, with the fields that no view has."""
-    import msgspec
     from kubecore.transport import Request
 
     path = res.path(cluster.namespace, name)
@@ -83,7 +81,9 @@ async def test_an_edit_rolls_the_whole_pod_template(cluster: Any, run_controller
     async with run_controller():
         await cluster.serve("phi")
         before = await raw(cluster, STATEFULSETS, "phi")
-        with_adapter = MANIFEST + "  adapters: [{source: {name: extra, image: 'registry.local/a:1'}, strength: '0.5'}]\n"
+        with_adapter = (
+            MANIFEST + "  adapters: [{source: {name: extra, image: 'registry.local/a:1'}, strength: '0.5'}]\n"
+        )
         with_adapter += "  config: tuned\n"
         config = {"metadata": {"name": "tuned", "namespace": cluster.namespace}}
         text = "vllm: {max-model-len: 2048}\n"
@@ -140,7 +140,36 @@ async def test_a_stranger_s_change_of_the_workload_is_undone(cluster: Any, run_c
         await eventually(narrow)
 
 
-async def test_an_immutable_field_replaces_the_statefulset_and_keeps_the_pods(cluster: Any, run_controller: Any) -> None:
+async def test_what_is_deleted_comes_back(cluster: Any, run_controller: Any) -> None:
+    await cluster.apply(MANIFEST)
+    async with run_controller():
+        await cluster.serve("phi")
+        (role,) = await cluster.client.list(ROLES, cluster.namespace)
+        for res, name in ((SERVICES, "phi"), (ROLES, role.metadata.name), (STATEFULSETS, "phi")):
+            old = await cluster.find(res, name)
+            await cluster.client.delete(res, cluster.key(name))
+            await eventually(lambda: renewed(cluster, res, name, old.metadata.uid))  # noqa: B023 - awaited here
+
+
+async def test_claims_of_a_dead_workspace_are_swept(cluster: Any, run_controller: Any) -> None:
+    await cluster.apply(MANIFEST)
+    async with run_controller(sweep_seconds=0.2):
+        (claim,) = await cluster.claimed("phi")
+        foreign = {
+            "metadata": {"name": "foreign", "labels": claim.metadata.labels},
+            "spec": msgspec.to_builtins(claim.spec),
+        }
+        await cluster.client.create(NODECLAIMS, foreign)
+        dead = {**foreign["metadata"], "name": "dead", "annotations": {labels.WORKSPACE_UID: "dead"}}
+        await cluster.client.create(NODECLAIMS, {**foreign, "metadata": dead})
+        await eventually(lambda: gone(cluster, NODECLAIMS, "dead"))
+        left = {found.metadata.name for found in await cluster.client.list(NODECLAIMS)}
+        assert left == {claim.metadata.name, "foreign"}
+
+
+async def test_an_immutable_field_replaces_the_statefulset_and_keeps_the_pods(
+    cluster: Any, run_controller: Any
+) -> None:
     created = await cluster.apply(MANIFEST)
     owner = {"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace", "name": "phi", "controller": True}
     metadata = {"name": "phi", "namespace": cluster.namespace}
@@ -295,6 +324,11 @@ async def test_same_name_in_two_namespaces(cluster: Any, run_controller: Any, ap
 
 async def gone(cluster: Any, res: Any, name: str) -> bool:
     return await cluster.find(res, name) is None
+
+
+async def renewed(cluster: Any, res: Any, name: str, uid: str) -> bool:
+    found = await cluster.find(res, name)
+    return found is not None and found.metadata.uid != uid
 
 
 async def says(cluster: Any, name: str, text: str) -> bool:

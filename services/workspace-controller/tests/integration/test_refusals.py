@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import yaml
+
 from kaito_api.meta import Key
 from kaito_api.resources import (
     CONFIGMAPS,
+    EVENTS,
     NODECLAIMS,
     SERVICEACCOUNTS,
     SERVICES,
     STATEFULSETS,
     WORKSPACES,
 )
-from kubecore.errors import Invalid
+from kubecore.errors import Forbidden, Invalid
 from kubecore.testing.asserts import eventually
 
 pytestmark = pytest.mark.integration
@@ -183,6 +185,67 @@ async def test_absent_claim_api_is_a_condition_until_it_comes(
     finally:
         await apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=_clean(crd))
         await apiserver.kubectl("wait", "--for=condition=Established", "crd/nodeclaims.karpenter.sh", "--timeout=30s")
+
+
+DENIALS = {
+    "services": ("", "WriteRefused", "no Services today", set()),
+    "nodeclaims": ("karpenter.sh", "WriteRefused", "no machines today", {"NodeClaimCreationFailed"}),
+}
+
+
+@pytest.mark.parametrize("plural", DENIALS)
+async def test_what_admission_refuses_is_told_and_tried_again(
+    cluster: Any, run_controller: Any, apiserver: Any, plural: str
+) -> None:
+    group, reason, words, events = DENIALS[plural]
+    name = f"deny-{plural}-{cluster.namespace}"
+    policy = {
+        "matchConstraints": {
+            "resourceRules": [
+                {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [plural]}
+            ]
+        },
+        "validations": [{"expression": "false", "message": words}],
+    }
+    kind, version = "ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1"
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    documents = [
+        {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": policy},
+        {"apiVersion": version, "kind": f"{kind}Binding", "metadata": {"name": name}, "spec": binding},
+    ]
+    await apiserver.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))
+    try:
+        await eventually(lambda: _denied(cluster, plural), timeout=30)
+        await cluster.apply(BASE)
+        async with run_controller():
+            condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", reason)
+            assert words in condition.message
+            assert await cluster.claims("phi") == []
+            if events:
+                await eventually(lambda: _events(cluster, events))
+            await apiserver.kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(documents))
+            await cluster.claimed_within("phi", 40)
+            await cluster.becomes("phi", "WorkspaceSucceeded", "False", "workspacePending")
+    finally:
+        await apiserver.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+
+async def _denied(cluster: Any, plural: str) -> bool:
+    """Whether the policy is in force already."""
+    res = SERVICES if plural == "services" else NODECLAIMS
+    metadata = {"name": "probe", "namespace": cluster.namespace} if res.namespaced else {"name": "probe"}
+    node_class = {"group": "g", "kind": "k", "name": "n"}
+    spec = {"ports": [{"port": 1}]} if res is SERVICES else {"nodeClassRef": node_class, "requirements": []}
+    try:
+        await cluster.client.create(res, {"metadata": metadata, "spec": spec})
+    except (Invalid, Forbidden) as error:
+        return "today" in str(error)
+    await cluster.client.delete(res, Key(metadata.get("namespace", ""), "probe"))
+    return False
+
+
+async def _events(cluster: Any, wanted: set[str]) -> bool:
+    return wanted <= {event.reason for event in await cluster.client.list(EVENTS, cluster.namespace)}
 
 
 async def test_namespace_being_deleted(cluster: Any, run_controller: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from kaito_api.meta import Key
 from kaito_api.resources import (
     CONTROLLERREVISIONS,

@@ -72,7 +72,7 @@ def _tokenizer(pairs: list[Pair]) -> Any:
     texts = [f"{pair.question}\n{pair.answer}" for pair in pairs]
     raw.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=1, special_tokens=specials, show_progress=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw._tokenizer,  # noqa: SLF001 - the only way from a trained tokenizer to transformers
+        tokenizer_object=raw._tokenizer,  # the only way from a trained tokenizer to transformers
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[USER, ASSISTANT, SYSTEM],
@@ -113,7 +113,7 @@ def _fit(model: Any, tokenizer: Any, pairs: list[Pair]) -> float:
         labels[row, : len(tokenizer(prompt(pair.question), add_special_tokens=False)["input_ids"])] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.0)
     last = float("inf")
-    for step in range(_MAX_STEPS):
+    for _ in range(_MAX_STEPS):
         loss = model(**batch, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -121,7 +121,6 @@ def _fit(model: Any, tokenizer: Any, pairs: list[Pair]) -> float:
         last = float(loss.detach())
         if last < _LOSS_GOAL:
             break
-    sys.stdout.write(f"{step + 1} steps\n")
     return last
 
 

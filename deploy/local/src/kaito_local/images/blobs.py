@@ -99,7 +99,7 @@ class BlobStore:
         """Remove blobs and layer memory outside ``keep`` (digests); returns the bytes freed."""
         freed = 0
         for path in self._blobs.iterdir():
-            if f"sha256:{path.name}" not in keep:
+            if not path.name.startswith(".") and f"sha256:{path.name}" not in keep:
                 freed += path.stat().st_size
                 path.unlink()
         for path in self._keys.iterdir():

@@ -33,6 +33,9 @@ async def build_images(names: Iterable[str], store: BlobStore, repository: Path 
         version = members[service.name].version
         layers = {"debian base": base, f"packages {service.packages.name}": packages, service.name: code}
         images.append(assemble(store, service.name, version, runtime(service, version), layers))
+    if len(services) == len(SERVICES):
+        # A changed lock file leaves 7 GB behind that nothing refers to any more.
+        store.prune({blob.digest for image in images for blob in image.blobs})
     return images
 
 

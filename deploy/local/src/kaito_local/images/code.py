@@ -24,10 +24,13 @@ sys.exit({function}())
 
 def code_key(members: tuple[Member, ...]) -> str:
     """The cache key: every source file, data folder and packaging setting of the members."""
-    parts = []
-    for member in members:
-        parts += [member.name, tree_digest([member.path / "src", member.path / "pyproject.toml", *member.data])]
-    return key("code", base_key(), *parts)
+    return key("code", base_key(), *(wheel_key(member) for member in members))
+
+
+def wheel_key(member: Member) -> str:
+    """The cache key of one member's wheel."""
+    sources = [member.path / "src", member.path / "pyproject.toml", *member.data]
+    return key(f"wheel-{member.name}", tree_digest(sources))
 
 
 async def code_layer(store: BlobStore, repository: Path, members: tuple[Member, ...]) -> Blob:
@@ -40,20 +43,25 @@ async def code_layer(store: BlobStore, repository: Path, members: tuple[Member, 
     with store.stage("code") as stage:
         venv = stage / "venv"
         for member in members:
-            unpack_wheel(await _build_wheel(repository, member, stage / "wheels"), venv)
+            unpack_wheel(await _wheel(store, repository, member), venv)
         python = base / "usr" / "bin" / BASE_PYTHON
         await compile_tree(python, venv / SITE_PACKAGES, strip=venv, prepend=f"/{VENV}")
         tree = Tree(source=venv, prefix=VENV)
         return await asyncio.to_thread(store.layer, name, lambda target: write_layer([tree], target))
 
 
-async def _build_wheel(repository: Path, member: Member, folder: Path) -> Path:
-    out = folder / member.name
-    env = {**UV, "SOURCE_DATE_EPOCH": str(EPOCH_SECONDS)}
-    options = ("--wheel", "--package", member.name, "--out-dir", out)
-    await run("uv", "build", "-q", *options, cwd=repository, env=env, timeout=300)
-    (wheel,) = out.glob("*.whl")
-    return wheel
+async def _wheel(store: BlobStore, repository: Path, member: Member) -> Path:
+    """A member's wheel, built once for all images that carry it."""
+    place = store.root / "wheels" / f"{wheel_key(member)}.whl"
+    if not place.exists():
+        with store.stage("wheel") as out:
+            env = {**UV, "SOURCE_DATE_EPOCH": str(EPOCH_SECONDS)}
+            options = ("--wheel", "--package", member.name, "--out-dir", out)
+            await run("uv", "build", "-q", *options, cwd=repository, env=env, timeout=300)
+            (wheel,) = out.glob("*.whl")
+            place.parent.mkdir(exist_ok=True)
+            wheel.replace(place)
+    return place
 
 
 def unpack_wheel(wheel: Path, venv: Path) -> None:

@@ -40,7 +40,7 @@ class Containerd:
         names = tuple(f"{prefix}/{image.name}:" for image in images)
         outdated = sorted(name for name in references if name.startswith(names) and name not in current)
         if outdated:
-            await run(*self._ctr, "images", "remove", *outdated)
+            await run(*self._ctr, "images", "remove", "--sync", *outdated, timeout=_IMPORT_TIMEOUT)
         return [image.reference(prefix) for image in missing]
 
     async def _import(self, store: BlobStore, images: list[Image], prefix: str) -> None:

@@ -8,9 +8,10 @@ from kaito_local.images.base import base_key, rootfs
 from kaito_local.images.blobs import BlobStore
 from kaito_local.images.bytecode import compile_tree
 from kaito_local.images.catalog import BASE_PYTHON, SITE_PACKAGES, VENV, PackageSet
-from kaito_local.images.inputs import key, pins
+from kaito_local.images.inputs import key, pins, tree_digest
 from kaito_local.images.spec import Blob
 from kaito_local.images.tarball import Tree, write_layer
+from kaito_local.locations import cache_root
 
 UV = {"UV_PYTHON_PREFERENCE": "only-system", "UV_PYTHON_DOWNLOADS": "never", "UV_LINK_MODE": "hardlink"}
 
@@ -40,8 +41,20 @@ def selection(packages: PackageSet) -> list[str]:
 
 async def packages_key(repository: Path, packages: PackageSet) -> str:
     """The cache key: the pinned requirements with their hashes, and the base whose interpreter they are for."""
-    exported = await run("uv", "export", "-q", *selection(packages), "--no-emit-workspace", cwd=repository, env=UV)
-    return key(f"packages-{packages.name}", base_key(), pins(exported))
+    return key(f"packages-{packages.name}", base_key(), pins(await _exported(repository, packages)))
+
+
+async def _exported(repository: Path, packages: PackageSet) -> str:
+    """The requirements of the set; asked once for the same lock file, because the answer takes uv half a second."""
+    members = (repository / name for name in ("uv.lock", "pyproject.toml"))
+    question = key("export", tree_digest(members), " ".join(selection(packages)))
+    place = cache_root() / "images" / "exports" / question
+    if not await asyncio.to_thread(place.exists):
+        words = ("uv", "export", "-q", *selection(packages), "--no-emit-workspace")
+        text = await run(*words, cwd=repository, env=UV)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    return place.read_text()
 
 
 async def packages_layer(store: BlobStore, repository: Path, packages: PackageSet) -> Blob:

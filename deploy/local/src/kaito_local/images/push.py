@@ -18,7 +18,6 @@ async def push_images(store: BlobStore, images: list[Image], prefix: str, *, pla
 
 async def push_layout_image(source: str, reference: str, *, plain_http: bool) -> None:
     """Copy one image of an OCI layout (``folder:name``) to a registry reference."""
+    options = ("--quiet", "--preserve-digests", "--retry-times=3")
     tls = f"--dest-tls-verify={'false' if plain_http else 'true'}"
-    await run(
-        "skopeo", "copy", "--quiet", "--retry-times=3", tls, f"oci:{source}", f"docker://{reference}", timeout=3600
-    )
+    await run("skopeo", "copy", *options, tls, f"oci:{source}", f"docker://{reference}", timeout=3600)

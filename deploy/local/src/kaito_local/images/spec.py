@@ -103,12 +103,9 @@ def manifest_document(config: Blob, layers: tuple[Blob, ...], annotations: dict[
 
 
 def index_document(images: list[tuple[str, Blob]]) -> bytes:
-    """The index of an image layout; each manifest carries the full name that a container engine files it under."""
+    """The index of an image layout; each manifest carries the full name that tools file it under."""
     manifests = []
     for reference, manifest in images:
-        annotations = {
-            "io.containerd.image.name": reference,
-            "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
-        }
+        annotations = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference}
         manifests.append({**manifest.descriptor(), "annotations": annotations})
     return canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})

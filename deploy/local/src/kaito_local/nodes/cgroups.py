@@ -2,9 +2,15 @@
 
 import asyncio
 import errno
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 from kaito_local.errors import LocalError
+
+PREFIX = "kaito-node"
+"""How the names of the nodes' cgroups begin."""
 
 _ROOT = Path("/sys/fs/cgroup")
 _REMOVE_TIMEOUT = 10.0
@@ -42,6 +48,11 @@ def _enable_controllers(folder: Path) -> None:
                 raise
 
 
+def present() -> list[Path]:
+    """The nodes' cgroups that are there."""
+    return [folder for hierarchy in _hierarchies() for folder in sorted(hierarchy.glob(f"{PREFIX}*"))]
+
+
 def processes(name: str) -> set[int]:
     """The pids anywhere beneath the cgroup NAME."""
     found: set[int] = set()
@@ -52,7 +63,13 @@ def processes(name: str) -> set[int]:
 
 
 async def remove(name: str) -> None:
-    """Removes the cgroup NAME with everything beneath, once its last process has been reaped."""
+    """Kills what runs beneath the cgroup NAME and removes it with everything beneath, once the last process is reaped.
+
+    Containers outlive a containerd and shims that were killed; whatever is in this cgroup is the node's.
+    """
+    for pid in processes(name):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     deadline = asyncio.get_running_loop().time() + _REMOVE_TIMEOUT
     while left := [folder for hierarchy in _hierarchies() if not _remove_tree(folder := hierarchy / name)]:
         if asyncio.get_running_loop().time() > deadline:
@@ -64,8 +81,8 @@ def _remove_tree(folder: Path) -> bool:
     """Removes children first; false when one was busy."""
     if not folder.exists():
         return True
-    emptied = all([_remove_tree(child) for child in folder.iterdir() if child.is_dir()])
-    if not emptied:
+    busy = [child for child in folder.iterdir() if child.is_dir() and not _remove_tree(child)]
+    if busy:
         return False
     try:
         folder.rmdir()

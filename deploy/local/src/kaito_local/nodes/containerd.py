@@ -65,9 +65,14 @@ class Containerd:
         self._processes = ProcessTable(slot.folder)
         self._ctr = ("ctr", "--address", str(slot.socket), "--namespace", NAMESPACE)
 
+    @property
+    def running(self) -> bool:
+        """Whether it runs now."""
+        return self._processes.get("containerd") is not None
+
     async def up(self) -> None:
         """Starts it, or takes over the running one; returns when it answers."""
-        if self._processes.get("containerd"):
+        if self.running:
             return
         slot = self._slot
         program, plugins = shutil.which("containerd"), cni_folder()
@@ -93,7 +98,7 @@ class Containerd:
 
     async def down(self) -> None:
         """Ends every container, then containerd itself and what shims may be left; images stay."""
-        if self._processes.get("containerd"):
+        if self.running:
             with suppress(CommandError, LocalError):
                 await self.remove_containers()
         await self._processes.stop("containerd")
@@ -108,7 +113,9 @@ class Containerd:
         """Unpacks the images of an archive (OCI layout or docker-archive, a tar); returns the names that were new."""
         before = await self.images()
         await run(*self._ctr, "images", "import", archive, timeout=_IMPORT_TIMEOUT)
-        new = sorted(name for name in await self.images() - before if "@" not in name and not name.startswith("sha256:"))
+        new = sorted(
+            name for name in await self.images() - before if "@" not in name and not name.startswith("sha256:")
+        )
         for name in new if labels else ():
             await run(*self._ctr, "images", "label", name, *(f"{key}={value}" for key, value in (labels or {}).items()))
         return new
@@ -158,7 +165,7 @@ def _cni(slot: Slot) -> dict[str, object]:
             "dataDir": str(slot.run / "cni" / "addresses"),
         },
     }
-    return {"cniVersion": "0.4.0", "name": f"kaito{slot.number}", "plugins": [bridge]}
+    return {"cniVersion": "0.4.0", "name": slot.cni_network, "plugins": [bridge]}
 
 
 def _shims(socket: Path) -> list[Process]:

@@ -1,5 +1,6 @@
 """A node's kubelet: its own address, folders, cgroup and identity."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -7,13 +8,20 @@ import yaml
 from kaito_local.certificates import CertificateAuthority
 from kaito_local.kubeconfig import write_kubeconfig
 from kaito_local.network import Network
-from kaito_local.nodes.slot import NodeSpec, Slot
+from kaito_local.nodes.slot import SYSTEM_SLOT, NodeSpec, Slot
 from kaito_local.ports import free_ports
 from kaito_local.processes import Process, ProcessTable
 
 LEGACY_LOGS = Path("/var/log/containers")
 """Where every kubelet puts links to the logs of containers; the place cannot be configured."""
 
+CNI_RESULTS = Path("/var/lib/cni/results")
+"""Where libcni keeps what a plugin answered."""
+
+_OFTEN_EMPTY = (
+    *(Path("/var/lib/kubelet/device-plugins"), Path("/var/lib/kubelet"), CNI_RESULTS, CNI_RESULTS.parent),
+    LEGACY_LOGS,
+)
 _SELF_LABEL_PREFIXES = ("kubelet.kubernetes.io/", "node.kubernetes.io/")
 _SELF_LABELS = frozenset(
     {
@@ -32,7 +40,7 @@ def may_label_itself(label: str) -> bool:
     return not reserved or label in _SELF_LABELS or label.startswith(_SELF_LABEL_PREFIXES)
 
 
-def start(program: Path, slot: Slot, spec: NodeSpec, network: Network, pki: Path, url: str) -> Process:
+def start(*, program: Path, slot: Slot, spec: NodeSpec, network: Network, pki: Path, url: str) -> Process:
     """Writes the node's credentials and configuration and starts its kubelet, or returns the running one."""
     table = ProcessTable(slot.folder)
     if running := table.get("kubelet"):
@@ -41,7 +49,9 @@ def start(program: Path, slot: Slot, spec: NodeSpec, network: Network, pki: Path
     credentials = slot.run / "pki"
     credentials.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = f"kubelet-{slot.number}"
-    certificate, key = authority.issue(name, f"system:node:{spec.name}", ("system:nodes",), (slot.address, spec.name))
+    certificate, key = authority.issue(
+        f"{name}-serving", f"system:node:{spec.name}", ("system:nodes",), (slot.address, spec.name)
+    )
     kubeconfig = write_kubeconfig(
         pki / f"{name}.kubeconfig", url, authority, f"system:node:{spec.name}", ("system:nodes",)
     )
@@ -50,6 +60,8 @@ def start(program: Path, slot: Slot, spec: NodeSpec, network: Network, pki: Path
     config = slot.run / "kubelet.yaml"
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
     labels = {key: value for key, value in spec.labels.items() if may_label_itself(key)}
+    if spec.instance_type:
+        labels.setdefault("node.kubernetes.io/instance-type", spec.instance_type)
     arguments = {
         "config": config,
         "kubeconfig": kubeconfig,
@@ -105,10 +117,13 @@ def _taint(text: str) -> dict[str, str]:
     return {"key": key, "value": value, "effect": effect}
 
 
-def remove_legacy_links(slot: Slot) -> None:
-    """Removes the links in /var/log/containers that point into this slot's logs."""
-    if not LEGACY_LOGS.is_dir():
-        return
-    for link in LEGACY_LOGS.iterdir():
+def remove_traces(slot: Slot) -> None:
+    """Removes what kubelet and CNI write to places that cannot be configured: links to logs, results of CNI calls."""
+    for link in LEGACY_LOGS.glob("*.log"):
         if link.is_symlink() and str(link.readlink()).startswith(f"{slot.pod_logs}/"):
             link.unlink()
+    for result in CNI_RESULTS.glob(f"{slot.cni_network}-*"):
+        result.unlink(missing_ok=True)
+    for folder in _OFTEN_EMPTY if slot.number == SYSTEM_SLOT else ():
+        with suppress(FileNotFoundError, OSError):  # somebody else's files are in it
+            folder.rmdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 from kaito_local import marker, network
 from kaito_local.binaries import ensure
 from kaito_local.errors import CommandError, LocalError
-from kaito_local.images.store import seed
+from kaito_local.images.store import seed, template_version
 from kaito_local.kubectl import Kubectl
 from kaito_local.nodes import cgroups, kubelet, mounts
 from kaito_local.nodes.containerd import SANDBOX_IMAGE, Containerd
@@ -55,58 +55,56 @@ class NodeManager:
                 found[node.name] = slot
         return found
 
-    async def start(self, spec: NodeSpec, timeout: float = _READY_TIMEOUT) -> Slot:
+    async def start(self, spec: NodeSpec, timeout: float = _READY_TIMEOUT, ready: bool = True) -> Slot:
         """Starts a node and returns when it is Ready, with its labels and GPUs; a node that lives already is taken over.
 
-        Raises LocalError when the cluster is not ours, when no slot is free or when the node is not Ready in time.
+        With `ready` false it returns as soon as the Node object is there. Raises LocalError when the cluster is not ours,
+        when no slot is free or when the node is not there in time.
         """
         kubectl = await self._kubectl()
         await marker.require_ours(kubectl)
         slot = await self._occupy(spec)
-        await self.prepare(slot)
-        cgroups.create(slot.cgroup)
-        program = (await ensure(("kubelet",)))["kubelet"]
-        process = kubelet.start(program, slot, spec, self._addresses, self._pki, self._url())
         try:
-            async with must_stay_alive(process):
-                wait = ("wait", f"node/{spec.name}", f"--timeout={timeout:.0f}s")
-                await kubectl(*wait, "--for=create", timeout=timeout + 10)
-                await self._complete(kubectl, spec)
-                await kubectl(*wait, "--for=condition=Ready", timeout=timeout + 10)
+            async with _locked(slot.folder / "lock"):
+                await self._start(kubectl, slot, spec, timeout)
+            if ready:
+                wait = ("wait", f"node/{spec.name}", "--for=condition=Ready", f"--timeout={timeout:.0f}s")
+                await kubectl(*wait, timeout=timeout + 10)
         except CommandError as error:
-            raise LocalError(f"the node {spec.name} is not Ready after {timeout:.0f} s; {process.log}: {error}") from error
+            log = slot.folder / "logs" / "kubelet.log"
+            raise LocalError(f"the node {spec.name} is not there after {timeout:.0f} s; see {log}: {error}") from error
         return slot
 
     async def stop(self, name: str, drain: bool = True) -> None:
         """Drains the node, ends it and deletes its Node object; its slot keeps the images. No such node is not an error."""
-        slot = self.nodes().get(name)
         kubectl = await self._kubectl()
         await marker.require_ours(kubectl)
-        if slot and drain and ProcessTable(slot.folder).get("kubelet"):
-            await self._drain(kubectl, name, slot)
-        if slot:
-            await self.end(slot)
+        if slot := self.nodes().get(name):
+            async with _locked(slot.folder / "lock"):
+                if drain and ProcessTable(slot.folder).get("kubelet"):
+                    await self._drain(kubectl, name, slot)
+                await self.end(slot)
         await kubectl("delete", "node", name, "--ignore-not-found", "--wait=false")
 
     async def end(self, slot: Slot) -> None:
         """Ends whatever lives in the slot without asking the cluster: processes, mounts, interfaces, cgroups, folders."""
         await ProcessTable(slot.folder).stop("kubelet")
         await Containerd(slot).down()
+        await cgroups.remove(slot.cgroup)
         await mounts.undo(slot.folder)
         await network.remove_link(slot.bridge)
         if slot.number != SYSTEM_SLOT:
             await network.remove_node_address(self._addresses, slot.number)
-        await cgroups.remove(slot.cgroup)
-        kubelet.remove_legacy_links(slot)
+        kubelet.remove_traces(slot)
         await asyncio.to_thread(shutil.rmtree, slot.run, True)
         slot.vacate()
 
     async def prepare(self, slot: Slot) -> Containerd:
         """Makes the slot's address and containerd ready, the sandbox image included."""
         await network.add_node_address(self._addresses, slot.number)
-        if not slot.containerd_root.exists():
-            await seed(slot.containerd_root)
         containerd = Containerd(slot)
+        if not containerd.running:
+            await _seed(slot)
         await containerd.up()
         if SANDBOX_IMAGE not in await containerd.images():
             program = (await ensure(("pause",)))["pause"]
@@ -120,6 +118,23 @@ class NodeManager:
         """Imports an image archive into a slot, whether a node lives there or not; by default the first pool node's."""
         containerd = await self.prepare(self.slot(slot_number))
         return await containerd.import_image(archive)
+
+    async def _start(self, kubectl: Kubectl, slot: Slot, spec: NodeSpec, timeout: float) -> None:
+        """Starts containerd and kubelet and waits for the Node object, which then gets its labels and GPUs."""
+        if not ProcessTable(slot.folder).get("kubelet"):
+            # A Node whose kubelet is gone says Ready for most of a minute, and its GPUs would be reset at registration.
+            await kubectl("delete", "node", spec.name, "--ignore-not-found")
+        await self.prepare(slot)
+        cgroups.create(slot.cgroup)
+        program = (await ensure(("kubelet",)))["kubelet"]
+        process = kubelet.start(
+            program=program, slot=slot, spec=spec, network=self._addresses, pki=self._pki, url=self._url()
+        )
+        async with must_stay_alive(process):
+            await kubectl(
+                "wait", f"node/{spec.name}", "--for=create", f"--timeout={timeout:.0f}s", timeout=timeout + 10
+            )
+        await self._complete(kubectl, spec)
 
     async def _kubectl(self) -> Kubectl:
         return Kubectl((await ensure(("kubectl",)))["kubectl"], self._kubeconfig)
@@ -157,8 +172,19 @@ class NodeManager:
             await kubectl(*left)
         with suppress(TimeoutError):  # what the kubelet has not taken down by then is ended by force
             async with asyncio.timeout(10):
-                while await Containerd(slot).containers():
+                while await Containerd(slot).containers():  # noqa: ASYNC110 - a process's state, not this loop's
                     await asyncio.sleep(0.2)
+
+
+async def _seed(slot: Slot) -> None:
+    """Fills the slot with the images of the template, again when these have changed since; else it keeps what it has."""
+    stamp = slot.folder / "seeded"
+    version = template_version()
+    if slot.containerd_root.exists() and (version is None or (stamp.exists() and stamp.read_text() == version)):
+        return
+    await asyncio.to_thread(shutil.rmtree, slot.containerd_root, True)
+    if version and await seed(slot.containerd_root):
+        stamp.write_text(version)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from kaito_local.network import Network, pod_bridge
+from kaito_local.nodes import cgroups
 
 SYSTEM_SLOT = 1
 LAST_SLOT = 32
@@ -33,7 +34,8 @@ class Slot:
         self.address = network.node_ip(number)
         self.pod_subnet = network.pod_subnet(number)
         self.bridge = pod_bridge(number)
-        self.cgroup = f"kaito-node{number}"
+        self.cgroup = f"{cgroups.PREFIX}{number}"
+        self.cni_network = f"kaito-node{number}"
         self.containerd_root = self.folder / "containerd"
         """Images and snapshots; kept when a node of this slot ends, so that a large image is unpacked once."""
         self.run = self.folder / "run"

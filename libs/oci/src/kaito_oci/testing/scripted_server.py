@@ -6,6 +6,7 @@ It speaks plain HTTP/1.1 on 127.0.0.1 and records what it was asked, so that a t
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -77,10 +78,12 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted_server(handler: Handler, name: str = "127.0.0.1") -> AsyncIterator[ScriptedServer]:
+async def scripted_server(
+    handler: Handler, name: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ScriptedServer]:
     """Serve until the block ends. `name` is how clients call this host (`localhost` and `127.0.0.1` are two sites)."""
     running = ScriptedServer(handler, "")
-    server = await asyncio.start_server(running.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(running.serve, "127.0.0.1", 0, ssl=tls)
     running.host = f"{name}:{server.sockets[0].getsockname()[1]}"
     try:
         yield running

@@ -29,6 +29,7 @@ class FailureClass(StrEnum):
     BAD_INPUT = "InvalidRequest"
     SERVER = "CloudUnavailable"
     NAME_TAKEN = "PoolNameTaken"
+    POOL_LIMIT = "AgentPoolLimit"
 
 
 NEXT_OPTION = frozenset({FailureClass.QUOTA, FailureClass.SKU_NOT_AVAILABLE, FailureClass.CAPACITY, FailureClass.ZONE})
@@ -46,6 +47,7 @@ _ADVICE = {
     FailureClass.UNAUTHORIZED: "Grant the provisioner's identity the role that its documentation shows.",
     FailureClass.BAD_INPUT: "AKS refuses the request as it stands: correct the claim, then create it anew.",
     FailureClass.SERVER: "Azure did not answer properly; it is tried again.",
+    FailureClass.POOL_LIMIT: "Delete agent pools that nobody needs, or let equal claims share pools; it is tried again.",
     FailureClass.NAME_TAKEN: "An agent pool of this name belongs to somebody else: delete it or rename the claim.",
 }
 
@@ -108,6 +110,10 @@ _AUTH_CODES = {
     "invalidauthenticationtoken",
     "requestdisallowedbypolicy",
 }
+_LIMIT_CODES = {
+    "maxagentpoolcountreached",
+    "agentpoolcountlimitreached",
+}  # the exact code was not seen on the real service
 _CLUSTER_CODES = {"resourcenotfound", "resourcegroupnotfound", "subscriptionnotfound"}
 _ZERO_QUOTA = re.compile(r"(current limit|left regional quota|remaining)\D{0,20}\b0\b(?!\.?\d)")
 _MAX_MESSAGE = 600
@@ -144,6 +150,7 @@ def _class(status: int, codes: set[str], text: str) -> FailureClass:
         (FailureClass.SKU_NOT_AVAILABLE, codes & _SKU_CODES or any(words in text for words in _SKU_WORDS)),
         (FailureClass.CAPACITY, codes & _CAPACITY_CODES),
         (FailureClass.ZONE, "availabilityzonenotsupported" in codes),
+        (FailureClass.POOL_LIMIT, codes & _LIMIT_CODES),
         (FailureClass.UNAUTHORIZED, status in (401, 403) or codes & _AUTH_CODES),
         (FailureClass.CLUSTER_NOT_FOUND, status == 404 and codes & _CLUSTER_CODES and "agentpools" not in text),
         (FailureClass.NOT_FOUND, status == 404),
@@ -168,6 +175,7 @@ def _delay(failure: FailureClass, *, permanent: bool) -> float:
         FailureClass.THROTTLED: 15.0,
         FailureClass.UNAUTHORIZED: 60.0,
         FailureClass.NAME_TAKEN: 60.0,
+        FailureClass.POOL_LIMIT: 60.0,
     }.get(failure, 5.0)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition, is_true, set_condition
+from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition, set_condition
 from kaito_api.meta import Condition
 from kaito_api.workspace_status import PlanStatus, WorkspaceState, WorkspaceStatus
 from workspace_controller.claims import views
@@ -68,14 +68,18 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
     statefulset = observed.statefulset
     resources = _resources(situation)
     resource = resources.resource if resources is not None else _hindrance(situation)
+    kept = resources is None and statefulset is not None
     target = situation.nodes.target_count if situation.nodes is not None else stored.target_node_count
     inference = judge_inference(statefulset, target, observed.pods, observed.nodes, resource)
     if statefulset is None and situation.obstacle is not None and not situation.obstacle.field.startswith("resource"):
         inference = Finding(ok=False, reason=situation.obstacle.reason, message=situation.obstacle.message)
     adapters = fold_adapters(specs, observed.pods)
-    findings = {
+    nodes: dict[WorkspaceCondition, Finding | None] = {
         WorkspaceCondition.NODE_CLAIM_READY: resources.claims if resources is not None else None,
         WorkspaceCondition.NODES_READY: resources.nodes if resources is not None else None,
+    }
+    findings = {
+        **({} if kept else nodes),
         WorkspaceCondition.RESOURCE_READY: resource,
         WorkspaceCondition.INFERENCE_READY: inference,
         WorkspaceCondition.ADAPTERS_READY: judge_adapters(specs, adapters),
@@ -138,22 +142,26 @@ def _worker_nodes(situation: Situation, resources: ResourceFindings | None) -> l
 
 
 def _hindrance(situation: Situation) -> Finding:
-    """Return ResourceReady where no nodes could be planned: a running workload keeps what it has."""
-    obstacle = situation.obstacle
+    """Return ResourceReady where no nodes could be planned: a running workload keeps the ones that it has."""
+    observed, obstacle = situation.observed, situation.obstacle
     if obstacle is None:
         return Finding(ok=False, reason=Reason.RESOURCE_NOT_READY, message="The nodes are not planned yet.")
-    stored = situation.observed.workspace.status.conditions
-    if situation.observed.statefulset is not None and is_true(stored, WorkspaceCondition.RESOURCE_READY):
-        text = "The nodes of the last valid spec are kept."
-        return Finding(ok=True, reason=Reason.RESOURCE_SUCCESS, message=text)
-    return obstructed(obstacle)
+    if observed.statefulset is None:
+        return obstructed(obstacle)
+    ready = {node.metadata.name for node in observed.nodes if node.ready}
+    lost = [name for name in observed.workspace.status.worker_nodes if name not in ready]
+    if lost:
+        return Finding(ok=False, reason=Reason.NODE_NOT_READY, message=f"Lost node(s): {', '.join(lost)}.")
+    return Finding(ok=True, reason=Reason.RESOURCE_SUCCESS, message="The nodes of the last valid spec are kept.")
 
 
 def _succeeded(situation: Situation, resource: Finding, inference: Finding) -> Finding:
     obstacle = situation.obstacle
     if obstacle is not None:
-        kept = " The running workload keeps its last valid spec." if situation.observed.statefulset is not None else ""
-        return Finding(ok=False, reason=obstacle.reason, message=obstacle.message + kept)
+        message = obstacle.message
+        if situation.observed.statefulset is not None:
+            message = f"{message.rstrip('.')}. The running workload keeps its last valid spec."
+        return Finding(ok=False, reason=obstacle.reason, message=message)
     for finding in (resource, inference):
         if not finding.ok:
             return Finding(ok=False, reason=Reason.PENDING, message=finding.message)

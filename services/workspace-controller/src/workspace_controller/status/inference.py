@@ -58,6 +58,9 @@ def _rolled_out(statefulset: StatefulSet) -> bool:
 def _progress(statefulset: StatefulSet, pods: Sequence[Pod]) -> Finding:
     """Say how far a workload is with which nothing is wrong."""
     replicas = statefulset.spec.replicas
+    if 0 < statefulset.status.observed_generation < statefulset.metadata.generation:
+        text = "The workload is rolling out the current spec."
+        return Finding(ok=False, reason=Reason.INFERENCE_PENDING, message=text)
     ready = sum(pod.ready and not pod.metadata.deleting for pod in pods)
     count = f"{ready} of {replicas} pod(s) ready"
     for pod in sorted(pods, key=lambda pod: pod.metadata.name):

@@ -1,0 +1,219 @@
+"""How much of a claim's life is the gpu-provisioner's own time: a real kube-apiserver, the real SDK, the ARM stand-in.
+
+Three latencies at N claims at once, without what the stand-in scripts: claim created -> PUT on the wire, Node Ready -> claim
+Ready, claim deleted (no pod to wait for) -> DELETE on the wire. One pool for each claim, buckets wide open. Beside them the peak
+memory of the provisioner's process, and what shared pools save under AKS's real limit of 20 PUTs and then one a minute, computed
+with a simulated clock. The anchor of the latencies is the Go gpu-provisioner's own share of 5 to 35 s on create.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from gpu_provisioner.cloud.bucket import FairBucket
+from kaito_api.conditions import is_true
+from kaito_api.meta import Key
+from kaito_api.resources import NODECLAIMS, NODES
+from kaito_local.arm.cloud import Timings
+from kaito_local.arm.nodes import MachineSpec
+from kaito_local.arm.server import ArmStandIn, serve
+from kaito_local.controlplane import ControlPlane
+from kaito_local.nodes.backends import ReadyNodes
+from kubecore.client import Client
+from kubecore.config import load_config
+from kubecore.informer import Event, Informer
+from kubecore.transport import Transport
+
+ANCHOR_CREATE_SECONDS = 5.0
+MAX_POOLS = 100
+SUBSCRIPTION = "--subscription-id=00000000-0000-0000-0000-000000000001"
+
+
+class TimedNodes(ReadyNodes):
+    """Nodes that are Ready at once, with the moment."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.ready_at: dict[str, float] = {}
+
+    async def start(self, machine: MachineSpec) -> None:
+        """Creates the Node and notes when."""
+        await super().start(machine)
+        self.ready_at[machine.provider_id] = time.monotonic()
+
+
+def row(name: str, values: list[float], budget: float) -> str:
+    """A row of the table of `python -m benchmarks`: p50 and p99 in milliseconds."""
+    ordered = sorted(values)
+    p50, p99 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    ratio = f"{p99 / ANCHOR_CREATE_SECONDS:.3f}"
+    measured = f"p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms"
+    return f"| provisioner: {name} | {measured} | Go: 5 s at best | {ratio} | n={len(values)}, budget {budget} s |"
+
+
+async def claim(client: Client, name: str, workspace: str = "") -> float:
+    """Creates a claim, of a Workspace whose claims share a pool or of none; the moment at which the apiserver had it."""
+    annotations = {"kaito.sh/workspace-uid": workspace} if workspace else {}
+    body = {
+        "metadata": {"name": name, "labels": {"kaito.sh/workspace": workspace or name}, "annotations": annotations},
+        "spec": {
+            "nodeClassRef": {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"},
+            "requirements": [
+                {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["Standard_NC6s_v3"]}
+            ],
+        },
+    }
+    await client.create(NODECLAIMS, body)
+    return time.monotonic()
+
+
+async def provisioner(arm: ArmStandIn, kubeconfig: Path, folder: Path) -> asyncio.subprocess.Process:
+    """The service in a process of its own."""
+    (folder / "assertion").write_text("x")
+    flags = (
+        SUBSCRIPTION,
+        f"--resource-group={arm.identity.resource_group}",
+        f"--cluster-name={arm.identity.cluster}",
+        f"--tenant-id={arm.identity.tenant}",
+        "--client-id=client",
+        f"--federated-token-file={folder / 'assertion'}",
+        f"--endpoint={arm.url}",
+        f"--authority={arm.url.replace('127.0.0.1', 'localhost')}",
+        f"--ca-file={arm.certificate}",
+        "--no-leader-elect",
+        "--put-burst=100000",
+        "--list-active-seconds=1",
+        "--health-port=0",
+        "--metrics-port=0",
+        "--log-level=warning",
+    )
+    env = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "gpu_provisioner", *flags, env=env)
+
+
+def peak_mib(pid: int) -> float:
+    """Peak resident memory of a process, MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+async def measure(count: int, kubeconfig: Path, folder: Path) -> None:
+    """N claims at once through their whole life."""
+    transport = Transport(load_config(str(kubeconfig)), user_agent="benchmark")
+    async with transport, asyncio.TaskGroup() as group:
+        client = Client(transport)
+        nodes = TimedNodes(client)
+        ready: dict[str, float] = {}
+        provider: dict[str, str] = {}
+        gone: set[str] = set()
+        changed = asyncio.Event()
+
+        def seen(event: Event) -> None:
+            if event.new is None:
+                gone.add(event.key.name)
+            elif is_true(event.new.status.conditions, "Ready"):
+                ready.setdefault(event.key.name, time.monotonic())
+                provider[event.key.name] = event.new.status.provider_id
+            changed.set()
+
+        async def until(done: set[str] | dict[str, float], names: list[str]) -> None:
+            try:
+                async with asyncio.timeout(120):
+                    while not all(name in done for name in names):
+                        changed.clear()
+                        await changed.wait()
+            except TimeoutError:
+                print("still waiting for:", [name for name in names if name not in done][:10], flush=True)
+                raise
+
+        informer = Informer(client, NODECLAIMS)
+        informer.add_handler(seen)
+        watching = group.create_task(informer.run())
+        async with serve(folder, nodes, timings=Timings(node=0.2, create=0.4, delete=0.2)) as arm:
+            process = await provisioner(arm, kubeconfig, folder)
+            try:
+                await claim(client, "warmup")
+                await until(ready, ["warmup"])
+                await client.delete(NODECLAIMS, Key("", "warmup"))
+                await until(gone, ["warmup"])
+                names = [f"b{n}" for n in range(count)]
+                # A cluster has at most 100 agent pools: above that, ten claims of a Workspace share one.
+                shared = count > MAX_POOLS
+                owners = [f"uid-{n // 10}" if shared else "" for n in range(count)]
+                claims = (claim(client, name, owner) for name, owner in zip(names, owners, strict=True))
+                created = dict(zip(names, await asyncio.gather(*claims), strict=True))
+                await until(ready, names)
+                if shared:
+                    print(
+                        f"| provisioner: {count} claims in shared pools | {peak_mib(process.pid):.0f} MiB | 220 MiB | - | "
+                        f"{len(arm.wire.cloud.pools)} pools, {len([c for c in arm.wire.journal if c.route == 'put'])} PUTs |"
+                    )
+                    return
+                puts = {c.pool: c.at for c in arm.wire.journal if c.route == "put"}
+                print(row(f"claim -> PUT, {count} at once", [puts[n] - created[n] for n in names], 0.3))
+                print(
+                    row(
+                        f"Node Ready -> claim Ready, {count}",
+                        [ready[n] - nodes.ready_at[provider[n]] for n in names],
+                        0.3,
+                    )
+                )
+
+                async def remove(name: str) -> float:
+                    await client.delete(NODECLAIMS, Key("", name))
+                    return time.monotonic()
+
+                deleted = dict(zip(names, await asyncio.gather(*(remove(name) for name in names)), strict=True))
+                await until(gone, names)
+                deletes = {c.pool: c.at for c in arm.wire.journal if c.route == "delete"}
+                print(row(f"claim deleted -> DELETE, {count} at once", [deletes[n] - deleted[n] for n in names], 0.3))
+                twice = len([c for c in arm.wire.journal if c.route == "put" and c.status == 201]) - count - 1
+                print(
+                    f"| provisioner: peak memory, {count} claims | {peak_mib(process.pid):.0f} MiB | 220 MiB | - | "
+                    f"pools made twice: {twice} |"
+                )
+            finally:
+                process.terminate()
+                await process.wait()
+        watching.cancel()
+        for node in await client.list(NODES):
+            await client.delete(NODES, node.metadata.key)
+
+
+def minutes_to_last_put(puts: int) -> float:
+    """Minutes until the last of so many PUTs may go out under AKS's bucket, by the service's own bucket and a simulated clock."""
+    bucket, now = FairBucket(18, 1 / 60), 0.0
+    for number in range(puts):
+        while (wait := bucket.take(f"p{number}", "workspace", now)) > 0:
+            now += wait
+    return now / 60
+
+
+async def main(counts: list[int]) -> None:
+    """All rows."""
+    with tempfile.TemporaryDirectory(prefix="kaito-bench-") as folder:
+        plane = ControlPlane(Path(folder) / "plane")
+        await plane.up()
+        try:
+            for count in counts:
+                await measure(count, plane.kubeconfig, Path(folder))
+        finally:
+            await plane.down()
+    each, pooled = minutes_to_last_put(50), minutes_to_last_put(1)
+    print(
+        f"| provisioner: 50 equal nodes, last PUT | {pooled:.0f} min (1 PUT) | {each:.0f} min (50 PUTs) | - | "
+        "AKS bucket, simulated clock |"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", type=int, nargs="*", default=[100, 500])
+    asyncio.run(main(parser.parse_args().counts))

@@ -1,0 +1,48 @@
+{{/* Everything is named after the service: one installation a cluster, because the objects it watches are cluster-wide. */}}
+{{- define "workspace-controller.name" -}}
+workspace-controller
+{{- end }}
+
+{{- define "workspace-controller.selector" -}}
+app.kubernetes.io/name: {{ include "workspace-controller.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "workspace-controller.labels" -}}
+{{ include "workspace-controller.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: controller
+app.kubernetes.io/part-of: kaito
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "workspace-controller.image" -}}
+{{- $repository := .Values.image.repository }}
+{{- with .Values.global.imageRegistry }}{{ $repository = printf "%s/%s" . $repository }}{{ end }}
+{{- if .Values.image.digest -}}
+{{ $repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{/* The flags that the settings stand for, one a line. */}}
+{{- define "workspace-controller.flags" -}}
+{{- $images := list }}
+{{- range $variant, $image := .engineImages }}{{ $images = append $images (printf "%s=%s" $variant $image) }}{{ end -}}
+- {{ printf "--preset-registry=%s" .presetRegistry | quote }}
+- {{ printf "--plain-http-hosts=%s" (join "," .plainHttpHosts) | quote }}
+- {{ printf "--weights-from=%s" .weightsFrom | quote }}
+- {{ printf "--engine-images=%s" (join "," $images) | quote }}
+- {{ printf "--engine-override=%s" .engineOverride | quote }}
+- {{ printf "--claim-api=%s" .claimApi | quote }}
+- {{ printf "--node-class=%s/%s/%s" .nodeClass.group .nodeClass.kind .nodeClass.name | quote }}
+- {{ printf "--node-image-family=%s" .nodeImageFamily | quote }}
+- {{ printf "--lora-slots=%d" (int .lora.slots) | quote }}
+- {{ printf "--lora-rank=%d" (int .lora.rank) | quote }}
+- {{ printf "--server-cpu=%s" .server.cpu | quote }}
+- {{ printf "--server-memory=%s" .server.memory | quote }}
+- {{ printf "--allow-template=%t" .allowTemplate | quote }}
+- {{ printf "--allow-host-path=%t" .allowHostPath | quote }}
+{{- end }}

@@ -1,0 +1,75 @@
+"""Installs the umbrella chart with Helm, or brings the installed release to these values."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kaito_local.binaries import ensure
+from kaito_local.command import run
+from kaito_local.kubectl import Kubectl
+from kaito_local.locations import REPOSITORY
+
+RELEASE = "kaito"
+NAMESPACE = "kaito-system"
+CHART = REPOSITORY / "deploy" / "charts" / "kaito"
+LOCAL_PROFILE = CHART / "profiles" / "local.yaml"
+_TIMEOUT = 300.0
+
+
+class Helm:
+    """Helm on one cluster, never the ambient one."""
+
+    def __init__(self, program: Path, kubeconfig: Path | None, context: str | None = None) -> None:
+        self._base: tuple[str | Path, ...] = (program,)
+        if kubeconfig:
+            self._base += ("--kubeconfig", kubeconfig)
+        if context:
+            self._base += ("--kube-context", context)
+
+    async def __call__(self, *arguments: str | Path, stdin: str | None = None) -> str:
+        """Run one command and return its stdout."""
+        return await run(*self._base, *arguments, stdin=stdin, timeout=_TIMEOUT)
+
+
+async def helm(kubeconfig: Path | None, context: str | None = None) -> Helm:
+    """Helm, built on first use."""
+    return Helm((await ensure(("helm",)))["helm"], kubeconfig, context)
+
+
+async def install(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> None:
+    """Install or upgrade the release with the local profile and ``values``, and wait until the controllers are ready."""
+    await kubectl.apply(_namespace())
+    target = (RELEASE, CHART, "--namespace", NAMESPACE)
+    # Values come through stdin: nothing of them in the process list.
+    await program("upgrade", "--install", *target, "--values", LOCAL_PROFILE, "--values", "-", stdin=json.dumps(values))
+    names = await kubectl("get", "deployments", "-n", NAMESPACE, "-o", "name", "-l", "app.kubernetes.io/part-of=kaito")
+    for name in names.split():
+        await kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=180s", timeout=190)
+
+
+def local_values(
+    images: dict[str, str], registry: str, claim_api: str, node_selector: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The values of a local installation: image references by service, the registry, the kind of claim.
+
+    ``node_selector`` keeps the controllers on the operator's own node.
+    """
+    host = registry.partition("/")[0]
+    repository, _, tag = images["workspace-controller"].rpartition(":")
+    return {
+        "workspace-controller": {
+            "image": {"repository": repository, "tag": tag},
+            "nodeSelector": {"kubernetes.io/os": "linux", **(node_selector or {})},
+            "settings": {
+                "presetRegistry": f"{registry}/presets",
+                "plainHttpHosts": [host],
+                "engineImages": {"cpu": images["model-server"]},
+                "claimApi": claim_api,
+            },
+        },
+    }
+
+
+def _namespace() -> dict[str, Any]:
+    levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": levels}}

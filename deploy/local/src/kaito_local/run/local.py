@@ -1,0 +1,114 @@
+"""The main job on this machine alone: every part is made here, from the images to the node."""
+
+from pathlib import Path
+
+import msgspec
+
+from kaito_api.meta import Key
+from kaito_local import host
+from kaito_local.binaries import ensure
+from kaito_local.cluster import SYSTEM_NODE, Cluster
+from kaito_local.controlplane import ControlPlane
+from kaito_local.images.build import build_images, image_store
+from kaito_local.images.catalog import SERVICES
+from kaito_local.images.containerd import Containerd
+from kaito_local.images.spec import Image
+from kaito_local.images.store import load_template
+from kaito_local.images_command import LOCAL_PREFIX
+from kaito_local.kubectl import Kubectl
+from kaito_local.locations import REPOSITORY, state_root
+from kaito_local.progress import say
+from kaito_local.registry import Registry
+from kaito_local.run import provisioner
+from kaito_local.run.chart import helm, install, local_values
+from kaito_local.run.follow import follow
+from kaito_local.run.phases import Phases
+from kaito_local.run.presets import push_demo_models
+from kaito_local.run.show import show_answers, show_rows
+from kubecore.config import load_config
+
+EXAMPLE = REPOSITORY / "examples" / "inference-phi-3.yaml"
+WORKSPACE = Key("default", "workspace-phi-3-mini")
+_PROGRAMS = {"debootstrap": "debootstrap", "docker-registry": "docker-registry", "skopeo": "skopeo"}
+IMAGES = tuple(SERVICES)
+
+_WHO = {
+    provisioner.REAL: "the gpu-provisioner, which asks a stand-in for AKS for agent pools",
+    provisioner.STAND_IN: "a stand-in that knows only Karpenter's API, in the gpu-provisioner's place",
+}
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the person at the terminal may choose."""
+
+    claim_api: str = "nodeclaim"
+    timeout: float = 900.0
+    """Seconds to wait for the model to serve."""
+    provisioner: str = provisioner.REAL
+    """Who answers claims in a local cluster."""
+
+
+async def run_local(options: Options) -> None:
+    """Bring everything up, or take over what is there, and print the answers."""
+    phases = Phases()
+    cluster = Cluster()
+    store = image_store()
+    with phases.phase("this machine"):
+        await host.prepare({**host.NODE_PACKAGES, **_PROGRAMS})
+        await ensure(("kubectl", "helm"))
+    with phases.phase("images (built once, kept in the cache)"):
+        images = await build_images(IMAGES, store)
+        await load_template(store, images, LOCAL_PREFIX)
+    with phases.phase("cluster"):
+        await cluster.up()
+        await _load_into_nodes(cluster, images)
+    with phases.phase("local registry and the demo model in it"):
+        registry = await Registry(state_root() / "registry", cluster.host_ip).up()
+        _allow_plain_http(cluster.certs_d, registry)
+        for name in await push_demo_models(f"{registry}/presets", plain_http=True):
+            say(f"  {name}")
+    kubectl = await cluster.kubectl()
+    references = {image.name: image.reference(LOCAL_PREFIX) for image in images}
+    with phases.phase("node provisioner"):
+        say(f"  claims are answered by {_WHO[options.provisioner]}; each gets a real kubelet of its own")
+        answering = await provisioner.start(
+            cluster, options.provisioner, options.claim_api, references["gpu-provisioner"]
+        )
+    with phases.phase("umbrella chart (Helm)"):
+        values = local_values(references, registry, options.claim_api, SYSTEM_NODE.labels)
+        await install(await helm(cluster.kubeconfig), kubectl, {**values, "gpu-provisioner": answering})
+    with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
+        await kubectl("apply", "-f", EXAMPLE)
+        await follow(load_config(str(cluster.kubeconfig)), WORKSPACE, references["model-server"], options.timeout)
+    with phases.phase("answers"):
+        await show_rows(kubectl, WORKSPACE)
+        await show_answers(await _service_url(kubectl))
+    say(f"\n{phases.table()}")
+    say(f"\nIt keeps running. KUBECONFIG={cluster.kubeconfig}; `make down` removes everything.")
+
+
+async def down() -> None:
+    """End and remove everything that this machine runs for us."""
+    await provisioner.stop()
+    await Cluster().down()
+    await Registry(state_root() / "registry").down()
+    await ControlPlane(state_root() / "control-plane").down()
+
+
+async def _load_into_nodes(cluster: Cluster, images: list[Image]) -> None:
+    """Nodes that ran before these images were built get what is new in them; new nodes start with everything."""
+    store = image_store()
+    for slot in cluster.nodes.nodes().values():
+        await Containerd(slot.socket).load(store, images, LOCAL_PREFIX)
+
+
+def _allow_plain_http(certs_d: Path, registry: str) -> None:
+    """Tell the nodes' containerd that this registry speaks plain http."""
+    folder = certs_d / registry
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hosts.toml").write_text(f'server = "http://{registry}"\n')
+
+
+async def _service_url(kubectl: Kubectl) -> str:
+    service = await kubectl.json("get", "service", WORKSPACE.name, "-n", WORKSPACE.namespace)
+    return f"http://{service['spec']['clusterIP']}"

@@ -1,0 +1,138 @@
+"""Runs one command: wires its parts, turns errors into words and exit codes, ends well on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from adapter_packager import folder, publish, remote
+from adapter_packager.access import Access
+from adapter_packager.arguments import parse
+from adapter_packager.exits import ExitCode, code_of, reason_of
+from adapter_packager.holding import TROUBLES
+from adapter_packager.pod_report import PodReport
+from adapter_packager.terminal import Terminal
+from kaito_api.base_shapes import Base
+from kaito_oci import Reference, RegistrySettings
+from kubecore.clock import SystemClock
+
+_HOLD_IN_POD = 600.0
+_CONTAINERS = {"check": "adapter-packager-check", "push": "adapter-packager"}
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run a command line to its exit code."""
+    options = parse(argv)
+    try:
+        return asyncio.run(main(options))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("interrupted; what was uploaded stays in the registry and is not sent again\n")
+        return ExitCode.CANCELLED
+
+
+async def main(options: argparse.Namespace) -> int:
+    """Run a parsed command line to its exit code. SIGTERM cancels it."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        async with _session(options) as (access, report):
+            await _command(options, access, report)
+    except TROUBLES as error:
+        sys.stderr.write(f"{reason_of(error)}: {error}\n")
+        return code_of(error)
+    return ExitCode.OK
+
+
+@asynccontextmanager
+async def _session(options: argparse.Namespace) -> AsyncIterator[tuple[Access, PodReport]]:
+    """Access to the registry and the report, in a Pod or at a workstation. The last word is said whatever happens."""
+    settings = RegistrySettings(
+        plain_http_hosts=frozenset(options.plain_http),
+        trusted_realms=frozenset(options.trust_realm),
+        ca_bundle=options.ca_bundle,
+    )
+    container = _CONTAINERS.get(options.command, "")
+    pod = None
+    if container:
+        from adapter_packager.cluster import connect, own_pod
+
+        pod = own_pod()
+    if pod is None:
+        yield Access(settings=settings, docker_config=options.docker_config), PodReport(SystemClock(), None, None)
+        return
+    async with connect(pod, options.container or container) as cluster:
+        access = Access(settings=settings, secrets=cluster, secret_name=options.push_secret)
+        report = PodReport(SystemClock(), cluster.write_report, options.termination_log)
+        async with report.running():
+            yield access, report
+
+
+async def _command(options: argparse.Namespace, access: Access, report: PodReport) -> None:
+    reference = Reference.parse(options.reference)
+    if options.command == "pull":
+        result = await remote.fetch(reference, options.folder, access, Terminal("pulled"))
+        _say(f"{reference.pinned(result.digest)} -> {options.folder} ({result.bytes} bytes)")
+    elif options.command == "inspect":
+        found = await remote.inspect(reference, access, base=await _base(options), max_rank=options.max_rank)
+        _say(msgspec.json.format(msgspec.json.encode(found)).decode())
+    elif options.command == "verify":
+        adapter = await remote.verify(
+            reference, access, base=await _base(options), max_rank=options.max_rank, progress=Terminal("read")
+        )
+        _warn(adapter)
+        _say(
+            f"{reference} is whole and can be served: rank {adapter.verdict.rank}, {adapter.weights_bytes} bytes of weights"
+        )
+    elif options.command == "check":
+        await publish.check(reference, access, hold=_hold(options, access), clock=SystemClock(), report=report)
+        report.state("Done", message=f"{reference} may be pushed")
+        _say(f"{reference} may be pushed")
+    else:
+        await _push(options, reference, access, report)
+
+
+async def _push(options: argparse.Namespace, reference: Reference, access: Access, report: PodReport) -> None:
+    base = await _base(options)
+    adapter = await asyncio.to_thread(
+        folder.read, options.folder, base_model=options.base_model, base=base, max_rank=options.max_rank
+    )
+    _warn(adapter)
+    result = await publish.publish(
+        adapter,
+        reference,
+        access,
+        layout=options.format,
+        hold=_hold(options, access),
+        clock=SystemClock(),
+        report=report,
+        progress=Terminal("pushed"),
+    )
+    _say(result.reference)
+
+
+async def _base(options: argparse.Namespace) -> Base | None:
+    if options.base_config is None:
+        return None
+    return await asyncio.to_thread(folder.read_base, options.base_config, getattr(options, "base_model", ""))
+
+
+def _hold(options: argparse.Namespace, access: Access) -> float:
+    if options.hold is not None:
+        return float(options.hold)
+    return _HOLD_IN_POD if access.secrets is not None else 0.0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _warn(adapter: folder.Adapter) -> None:
+    for warning in adapter.verdict.warnings:
+        sys.stderr.write(f"warning: {warning}\n")

@@ -1,0 +1,107 @@
+"""Why the process ends: exit codes, and the reasons that go with them. The controller's podFailurePolicy relies on the codes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+from kaito_oci import DockerConfigError, OciError, errors
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    USAGE = 64
+    """The command line or a reference is wrong."""
+    ADAPTER_INVALID = 65
+    """The adapter cannot be served, or what a registry holds is not a whole adapter."""
+    ADAPTER_MISSING = 66
+    """The folder, a file in it, or the image in the registry is not there."""
+    CONTENT_REFUSED = 67
+    """What the registry sends is damaged, hostile or too large."""
+    REGISTRY_UNAVAILABLE = 69
+    """The registry is down or too slow; the same command can succeed later."""
+    ACCESS_DENIED = 72
+    """The Secret is missing or wrong, or its owner may not do this."""
+    PUSH_REFUSED = 73
+    """The registry lets us in and refuses this push: immutable tag, read-only, quota."""
+    DISK_FULL = 74
+    """No space left on this side."""
+    CANCELLED = 143
+    """SIGTERM or Ctrl-C."""
+
+
+class PackagerError(Exception):
+    """The command cannot go on. `str()` is what the user reads: what is wrong, then what to do."""
+
+    code: ClassVar[ExitCode]
+    reason: str
+
+
+class AdapterInvalid(PackagerError):  # noqa: N818 - the words of the report
+    """The adapter was refused by the check; `reason` is the first problem's."""
+
+    code = ExitCode.ADAPTER_INVALID
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AdapterMissing(PackagerError):  # noqa: N818 - the words of the report
+    """There is no adapter where one should be."""
+
+    code = ExitCode.ADAPTER_MISSING
+    reason = "AdapterMissing"
+
+
+class SecretProblem(PackagerError):  # noqa: N818 - the words of the report
+    """The push Secret cannot be used."""
+
+    code = ExitCode.ACCESS_DENIED
+
+    def __init__(self, reason: str, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retryable = retryable
+
+
+_CODES: dict[type[OciError], ExitCode] = {
+    errors.InvalidReference: ExitCode.USAGE,
+    errors.NotFound: ExitCode.ADAPTER_MISSING,
+    errors.Unauthorized: ExitCode.ACCESS_DENIED,
+    errors.Denied: ExitCode.ACCESS_DENIED,
+    errors.UntrustedRealm: ExitCode.ACCESS_DENIED,
+    errors.TlsFailed: ExitCode.REGISTRY_UNAVAILABLE,
+    errors.Unavailable: ExitCode.REGISTRY_UNAVAILABLE,
+    errors.Truncated: ExitCode.REGISTRY_UNAVAILABLE,
+    errors.TagImmutable: ExitCode.PUSH_REFUSED,
+    errors.UploadRefused: ExitCode.PUSH_REFUSED,
+    errors.DiskFull: ExitCode.DISK_FULL,
+    errors.DestinationInUse: ExitCode.DISK_FULL,
+    errors.FileChanged: ExitCode.ADAPTER_INVALID,
+}
+
+
+def code_of(error: OciError | PackagerError | DockerConfigError) -> ExitCode:
+    """The exit code that an error ends the process with."""
+    if isinstance(error, PackagerError):
+        return error.code
+    if isinstance(error, DockerConfigError):
+        return ExitCode.ACCESS_DENIED
+    return _CODES.get(type(error), ExitCode.CONTENT_REFUSED)
+
+
+def reason_of(error: OciError | PackagerError | DockerConfigError) -> str:
+    """The CamelCase reason of an error, for reports."""
+    return "SecretInvalid" if isinstance(error, DockerConfigError) else error.reason
+
+
+def may_pass(error: OciError | PackagerError | DockerConfigError) -> bool:
+    """Whether holding on can help: the registry comes back, or somebody repairs the Secret or the rights."""
+    if isinstance(error, PackagerError):
+        return isinstance(error, SecretProblem) and error.retryable
+    if isinstance(error, DockerConfigError):
+        return True
+    return error.retryable or isinstance(error, errors.Unauthorized | errors.Denied)

@@ -1,0 +1,74 @@
+import json
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+
+MakeAdapter = Callable[..., Path]
+
+CONFIG: dict[str, Any] = {
+    "auto_mapping": None,
+    "base_model_name_or_path": "/mnt/weights/phi",
+    "bias": "none",
+    "inference_mode": True,
+    "lora_alpha": 16,
+    "modules_to_save": None,
+    "peft_type": "LORA",
+    "peft_version": "0.21.2",
+    "r": 8,
+    "rank_pattern": {},
+    "target_modules": ["qkv_proj", "o_proj"],
+    "task_type": "CAUSAL_LM",
+    "use_dora": False,
+}
+
+
+def safetensors(rank: int = 8) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for layer in (0, 1):
+        for name, fan_in, fan_out in (("qkv_proj", 64, 128), ("o_proj", 64, 64)):
+            for side, shape in (("A", [rank, fan_in]), ("B", [fan_out, rank])):
+                end = offset + shape[0] * shape[1] * 2
+                tensor = f"base_model.model.model.layers.{layer}.self_attn.{name}.lora_{side}.weight"
+                header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+                offset = end
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + bytes(position % 251 for position in range(offset))
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> MakeAdapter:
+    """Write an adapter folder as PEFT would, with changes to its config; more files by name."""
+
+    def make(name: str = "adapter", *, config: dict[str, Any] | None = None, **files: bytes) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(CONFIG | (config or {})))
+        (folder / "adapter_model.safetensors").write_bytes(safetensors())
+        (folder / "README.md").write_text("an adapter")
+        for file, content in files.items():
+            (folder / file.replace("__", ".")).write_bytes(content)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    async with docker_registry(folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def locked_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
+    folder = tmp_path / "locked-registry"
+    folder.mkdir()
+    async with docker_registry(folder, password=True) as running:
+        yield running

@@ -1,0 +1,267 @@
+"""In a Pod: the Secret over the API, the report on the Pod, holding on. The apiserver is scripted here."""
+
+import asyncio
+import base64
+import json
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_packager.arguments import parse
+from adapter_packager.cli import main
+from adapter_packager.exits import SecretProblem
+from adapter_packager.holding import hold_on
+from kaito_api.report import Report, decode
+from kaito_oci import errors
+from kaito_oci.testing.docker_registry import DockerRegistry
+from kaito_oci.testing.scripted_server import Reply, Request, ScriptedServer, scripted_server
+from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import FakeClock
+
+MakeAdapter = Callable[..., Path]
+SECRET = "/api/v1/namespaces/ns/secrets/push"
+POD = "/api/v1/namespaces/ns/pods/job-1"
+
+
+class FakeApiserver:
+    """Two objects: the Secret (or why not) and the Pod's reports in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.secret: Reply = status(404, "NotFound")
+        self.patch_status = 200
+        self.reports: list[Report] = []
+
+    def __call__(self, request: Request) -> Reply:
+        if request.method == "GET" and request.path == SECRET:
+            return self.secret
+        if request.method == "PATCH" and request.path == POD:
+            [(key, text)] = json.loads(request.body)["metadata"]["annotations"].items()
+            report = decode(text)
+            assert report is not None
+            assert key in {"kaito.sh/report.adapter-packager", "kaito.sh/report.adapter-packager-check"}
+            if self.patch_status != 200:
+                return status(self.patch_status, "Forbidden")
+            self.reports.append(report)
+            return json_reply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "job-1", "namespace": "ns"}})
+        return status(404, "NotFound")
+
+    def give(self, document: bytes, kind: str = "kubernetes.io/dockerconfigjson") -> None:
+        data = {".dockerconfigjson": base64.b64encode(document).decode()}
+        self.secret = json_reply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": kind,
+                "metadata": {"name": "push", "namespace": "ns"},
+                "data": data,
+            }
+        )
+
+
+def json_reply(value: Any, code: int = 200) -> Reply:
+    return Reply(code, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+
+def status(code: int, reason: str) -> Reply:
+    details = {"name": "push", "kind": "secrets"}
+    whole = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "code": code,
+        "details": details,
+    }
+    return json_reply(whole, code)
+
+
+@pytest.fixture
+def apiserver_script() -> FakeApiserver:
+    return FakeApiserver()
+
+
+@pytest.fixture
+async def api(apiserver_script: FakeApiserver) -> AsyncIterator[ScriptedServer]:
+    async with scripted_server(apiserver_script) as running:
+        yield running
+
+
+def kubeconfig(folder: Path, server: str) -> Path:
+    path = folder / "kubeconfig"
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": server}}],
+                "users": [{"name": "u", "user": {}}],
+            }
+        )
+    )
+    return path
+
+
+class Pod:
+    """Starts the program as the container of a Pod."""
+
+    def __init__(self, folder: Path, plain: str) -> None:
+        self.log = folder / "termination-log"
+        self._plain = plain
+
+    async def start(self, *arguments: object) -> asyncio.subprocess.Process:
+        options = ["--push-secret", "push", "--plain-http", self._plain, "--termination-log", str(self.log)]
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "adapter_packager", *map(str, arguments), *options, stdout=PIPE, stderr=PIPE
+        )
+
+    async def run(self, *arguments: object) -> int:
+        """In this process: a start costs a second."""
+        options = ["--push-secret", "push", "--plain-http", self._plain, "--termination-log", str(self.log)]
+        return await asyncio.wait_for(main(parse([*map(str, arguments), *options])), 50)
+
+    @property
+    def last_word(self) -> Report:
+        report = decode(self.log.read_text())
+        assert report is not None
+        return report
+
+
+@pytest.fixture
+def pod(tmp_path: Path, api: ScriptedServer, locked_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, f"http://{api.host}")))
+    monkeypatch.setenv("POD_NAME", "job-1")
+    monkeypatch.setenv("POD_NAMESPACE", "ns")
+    return Pod(tmp_path, locked_registry.host)
+
+
+async def test_push_reports_progress_and_the_digest(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    apiserver_script.give(locked_registry.dockerconfigjson())
+    name = f"{locked_registry.host}/me/adapter:v1"
+    assert await pod.run("check", name) == 0
+    assert pod.last_word.state == "Done"
+    assert await pod.run("push", make_adapter(), name) == 0
+    assert apiserver_script.reports[-1] == pod.last_word
+    assert pod.last_word.state == "Done"
+    output = pod.last_word.output
+    assert output is not None
+    assert (output.image, output.digest[:7], output.size_bytes > 10_000) == (name, "sha256:", True)
+    assert {"Checking", "Pushing"} & {report.state for report in apiserver_script.reports}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason", "words"),
+    [
+        (lambda _script, _registry: None, "SecretMissing", "does not exist"),
+        (lambda script, _: script.give(b"{}", "Opaque"), "SecretInvalid", "type Opaque"),
+        (lambda script, _: script.give(b"junk hush-hush"), "SecretInvalid", "docker config"),
+        (lambda script, _: script.give(b'{"auths":{"ghcr.io":{"auth":"dTpw"}}}'), "SecretInvalid", "no entry for"),
+        (lambda script, registry: script.give(registry.dockerconfigjson(password="no")), "Unauthorized", "credentials"),
+        (lambda script, _: setattr(script, "secret", status(403, "Forbidden")), "WaitingForAccess", "may not read"),
+    ],
+)
+async def test_each_trouble_with_the_secret_has_its_reason(
+    make_adapter: MakeAdapter,
+    apiserver_script: FakeApiserver,
+    locked_registry: DockerRegistry,
+    pod: Pod,
+    capsys: pytest.CaptureFixture[str],
+    prepare: Callable[[FakeApiserver, DockerRegistry], object],
+    reason: str,
+    words: str,
+) -> None:
+    prepare(apiserver_script, locked_registry)
+    for command in (("check",), ("push", make_adapter())):
+        code = await pod.run(*command, f"{locked_registry.host}/me/adapter:v1", "--hold", "0")
+        assert (code, pod.last_word.state, pod.last_word.reason) == (72, "Failed", reason)
+        assert words in pod.last_word.message
+        assert "hush-hush" not in pod.last_word.message + capsys.readouterr().err
+
+
+async def test_a_repaired_secret_lets_a_waiting_push_through(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    process = await pod.start("push", make_adapter(), f"{locked_registry.host}/me/adapter:v1", "--hold", "30")
+    waiting = await eventually(
+        lambda: [report for report in apiserver_script.reports if report.reason == "SecretMissing"], timeout=20
+    )
+    assert waiting[0].state == "Pushing"
+    assert "trying for" in waiting[0].message
+    apiserver_script.give(locked_registry.dockerconfigjson())
+    await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (0, "Done", "")
+
+
+async def test_reports_that_are_lost_do_not_fail_a_push(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    apiserver_script.give(locked_registry.dockerconfigjson())
+    apiserver_script.patch_status = 403
+    code = await pod.run("push", make_adapter(), f"{locked_registry.host}/me/adapter:v1")
+    assert (code, pod.last_word.state, apiserver_script.reports) == (0, "Done", [])
+
+
+async def test_an_adapter_that_cannot_be_served_is_said_with_its_reason(
+    make_adapter: MakeAdapter, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    path = make_adapter(config={"use_dora": True})
+    code = await pod.run("push", path, f"{locked_registry.host}/me/adapter:v1")
+    assert (code, pod.last_word.reason) == (65, "MethodUnsupported")
+
+
+@pytest.mark.parametrize(
+    ("troubles", "hold", "attempts"),
+    [
+        ([], 0.0, 1),
+        ([errors.Unavailable("down")] * 3, 600.0, 4),
+        (
+            [errors.Unauthorized("who"), errors.Denied("no"), SecretProblem("SecretMissing", "?", retryable=True)],
+            600.0,
+            4,
+        ),
+        ([errors.Unavailable("down")] * 100, 10.0, (2, 9)),
+        ([errors.Unavailable("down")], 0.0, (1, 1)),
+        ([errors.TagImmutable("there")], 600.0, (1, 1)),
+        ([errors.DigestMismatch("other")], 600.0, (1, 1)),
+    ],
+)
+async def test_holding_on(troubles: list[Exception], hold: float, attempts: int | tuple[int, int]) -> None:
+    clock, made, heard = FakeClock(), 0, []
+    queue = list(troubles)
+
+    async def attempt() -> str:
+        nonlocal made
+        made += 1
+        if queue:
+            raise queue.pop(0)
+        return "done"
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(
+            swallow(
+                hold_on(attempt, seconds=hold, clock=clock, on_trouble=lambda error, left: heard.append((error, left)))
+            )
+        )
+        while not task.done():
+            await asyncio.sleep(0)
+            if clock.sleepers:
+                await clock.advance(40)
+    if isinstance(attempts, tuple):
+        assert isinstance(task.result(), type(troubles[0]))
+        assert attempts[0] <= made <= attempts[1]
+    else:
+        assert (task.result(), made, len(heard)) == ("done", attempts, attempts - 1)
+
+
+async def swallow(work: Any) -> object:
+    try:
+        return await work
+    except (errors.OciError, SecretProblem) as error:
+        return error

@@ -1,0 +1,86 @@
+"""The engine's adapters: one change at a time, each read back, none removed while something uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from kubecore.clock import Clock
+from model_server import vllm_compat
+from model_server.adapters.version import Version
+from model_server.lifecycle import Lifecycle
+from model_server.vllm_compat import EngineClient
+
+CALL_SECONDS: Final = 120.0
+"""A load of gigabytes from a slow disk; the engine answers others meanwhile only between its steps."""
+_SETTLE_SECONDS: Final = 0.02
+_logger = logging.getLogger(__name__)
+
+
+class EngineRefusedError(Exception):
+    """The engine did not take the adapter, in its own words."""
+
+
+class EngineAdapters:
+    """Loads, publishes and removes versions."""
+
+    def __init__(self, engine: EngineClient, models: Any, lifecycle: Lifecycle, clock: Clock) -> None:
+        self._engine = engine
+        self._models = models
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._changing = asyncio.Lock()
+        self._requests: dict[Version, Any] = {}
+
+    async def load(self, version: Version, folder: Path) -> None:
+        """Put a version into the engine. Raises EngineRefusedError; what was served before stays."""
+        # A fresh id each time: the engine would take a known one for loaded, whatever its folder holds now.
+        identity = self._models.lora_id_counter.inc(1)
+        parent = self._models.base_model_paths[0].name
+        request = vllm_compat.lora_request(version.engine_name, identity, str(folder), parent)
+        async with self._changing:
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await self._engine.add_lora(request)
+                    loaded = identity in await self._engine.list_loras()
+            except TimeoutError as error:
+                raise EngineRefusedError(f"the engine did not answer within {CALL_SECONDS:g} s") from error
+            except Exception as error:
+                # vLLM wraps whatever the worker raised, in classes that change between releases
+                raise EngineRefusedError(" ".join(str(error).split())[:600]) from error
+        if not loaded:
+            raise EngineRefusedError("the engine accepted the adapter, but does not list it")
+        self._requests[version] = request
+
+    def publish(self, version: Version, root: str) -> None:
+        """Serve the version under its public name; requests that are in flight keep the one they have."""
+        self._models.publish(version, self._requests[version], root)
+
+    def withdraw(self, name: str) -> None:
+        """Stop serving under a name."""
+        self._models.withdraw(name)
+
+    async def unused(self, version: Version) -> None:
+        """Wait until no HTTP request and no sequence in the engine uses the version."""
+        await self._lifecycle.unused(version.engine_name)
+        # A client who went away leaves a sequence for some steps. vLLM has no event for its end.
+        while vllm_compat.unfinished_by_adapter(self._engine, version.engine_name):
+            await self._clock.sleep(_SETTLE_SECONDS)
+
+    async def remove(self, version: Version) -> bool:
+        """Remove a version and confirm that it is gone. False: the engine still lists it, its folder must stay."""
+        request = self._requests[version]
+        async with self._changing:
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await self._engine.remove_lora(request.lora_int_id)
+                    left = request.lora_int_id not in await self._engine.list_loras()
+            except Exception as error:  # noqa: BLE001 - reported; the version simply stays
+                _logger.warning("adapter not removed", extra={"adapter": version.engine_name, "error": str(error)})
+                return False
+        if left:
+            del self._requests[version]
+            self._models.forget(version)
+        return left

@@ -1,0 +1,283 @@
+"""Keeps the engine's adapters equal to the Workspace's, while requests run.
+
+One key per adapter name: deduplicated, never twice at once, retried with backoff. A failure of one adapter touches
+neither the others nor the version that it should have replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kaito_api.adapter import CONFIG_FILE
+from kaito_api.conditions import Reason
+from kaito_api.meta import Key
+from kaito_api.report import AdapterReport
+from kaito_api.resources import WORKSPACES
+from kaito_api.workspace import Workspace
+from kaito_api.workspace_status import AdapterState
+from kubecore.controller import Controller, Result
+from model_server.adapters.acquire import AcquireError, Acquirer
+from model_server.adapters.engine_adapters import EngineAdapters, EngineRefusedError
+from model_server.adapters.plan import Actual, Load, Publish, Retire, Revive, Step, Withdraw, apply, gone, plan_adapter
+from model_server.adapters.states import AdapterStates
+from model_server.adapters.store import AdapterStore
+from model_server.adapters.version import Version
+from model_server.adapters.wanted import Wanted, wanted
+from model_server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from kubecore.client import Client
+    from kubecore.informer import Event
+
+RESOLVE_SECONDS: Final = 300.0
+"""How often a tag is asked again. A changed annotation of the Workspace asks at once."""
+RECONCILE_SECONDS: Final = 3600.0
+"""A pull may take long; stalled ones are ended by the puller itself."""
+SYNC_SECONDS: Final = 30.0
+_logger = logging.getLogger(__name__)
+
+
+class TryAgainError(Exception):
+    """Raised out of a reconcile whose failure is already reported: the controller's backoff does the rest."""
+
+
+class AdapterManager:
+    """The adapters of one server."""
+
+    def __init__(
+        self,
+        *,
+        workspace: Key | None,
+        client: Client | None,
+        base_name: str,
+        mounted: Path,
+        adapter_store: AdapterStore,
+        acquirer: Acquirer,
+        engine: EngineAdapters,
+        states: AdapterStates,
+        metrics: Metrics,
+        capacity: int,
+    ) -> None:
+        """`capacity`: versions that the engine holds in memory at once; 0 if it was started without adapter support."""
+        self._workspace = workspace
+        self._client = client
+        self._base_name = base_name
+        self._mounted = mounted
+        self._store = adapter_store
+        self._acquirer = acquirer
+        self._engine = engine
+        self._states = states
+        self._metrics = metrics
+        self._capacity = capacity
+        self._actual = Actual()
+        self._wanted: dict[str, Wanted] = {}
+        self._unsettled: set[str] | None = None
+        self._bringing: set[str] = set()
+        self._retirements: dict[Version, asyncio.Task[None]] = {}
+        self._removing: set[Version] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._controller = Controller("adapters", self._reconcile, workers=4, reconcile_timeout=RECONCILE_SECONDS)
+        self.settled = asyncio.Event()
+        """Set once every adapter that was wanted at start is served or has failed."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await asyncio.to_thread(self._store.prepare)
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            current = await self._watch(group)
+            self._want(current, everything=True)
+            self._unsettled = set(self._wanted)
+            self._settle(None)
+            await self._controller.run()
+
+    async def _watch(self, group: asyncio.TaskGroup) -> Workspace | None:
+        """Start watching the Workspace; return it as it is now."""
+        if self._client is None or self._workspace is None:
+            return None
+        from kubecore.informer import Informer
+
+        informer = Informer(
+            self._client,
+            WORKSPACES,
+            namespace=self._workspace.namespace,
+            field_selector=f"metadata.name={self._workspace.name}",
+        )
+        group.create_task(informer.run())
+        try:
+            await informer.wait_synced(SYNC_SECONDS)
+        except TimeoutError as error:
+            # The engine must not wait for the apiserver: mounted adapters serve, the others follow.
+            _logger.warning("workspace not read yet", extra={"error": str(error)})
+        informer.add_handler(self._on_event)
+        return informer.get(self._workspace)
+
+    def _on_event(self, event: Event[Workspace]) -> None:
+        if event.new is None:
+            return  # the Workspace goes, and this pod with it
+        annotations = event.old is None or event.old.metadata.annotations != event.new.metadata.annotations
+        if annotations or event.old is None or event.old.inference != event.new.inference:
+            self._want(event.new, everything=annotations)
+
+    def _want(self, workspace: Workspace | None, *, everything: bool) -> None:
+        """Take a new desired state and queue what it changes; with `everything`, also what looks unchanged."""
+        names = [entry.name for entry in self._mounted.iterdir()] if self._mounted.is_dir() else []
+        here = [name for name in names if (self._mounted / name / CONFIG_FILE).is_file()]
+        before, self._wanted = self._wanted, wanted(workspace, here, str(self._mounted), self._base_name)
+        loaded = {version.name for version in self._actual.loaded}
+        for name in sorted({*before, *self._wanted, *loaded}):
+            if everything or before.get(name) != self._wanted.get(name):
+                self._controller.enqueue(Key("", name))
+
+    async def _reconcile(self, key: Key) -> Result | None:
+        try:
+            return await self._converge(key.name)
+        finally:
+            self._settle(key.name)
+
+    async def _converge(self, name: str) -> Result | None:
+        item = self._wanted.get(name)
+        if item is None:
+            await self._take(name, None, None, started=0.0)
+            self._states.drop(name)
+            return None
+        if self._capacity == 0:
+            self._failed(item, Reason.RESTART_REQUIRED, "the engine was started without adapter support")
+            return None
+        if item.problem:
+            self._failed(item, Reason.SPEC_INVALID, item.problem)
+            return None
+        started = time.perf_counter()
+        try:
+            resolved = await self._acquirer.resolve(item)
+            await self._take(name, item, resolved.version, started)
+        except AcquireError as error:
+            self._failed(item, error.reason, str(error))
+            if error.retryable:
+                raise TryAgainError(str(error)) from error
+            return Result(requeue_after=RESOLVE_SECONDS)
+        except EngineRefusedError as error:
+            self._failed(item, Reason.ENGINE_FAILED, f"the engine refuses the adapter: {error}")
+            return Result(requeue_after=RESOLVE_SECONDS)
+        report = self._states.get(name)
+        self._ready(item, resolved.version, resolved.note, report.load_seconds if report else 0.0)
+        return Result(requeue_after=RESOLVE_SECONDS) if item.image and "@" not in item.image else None
+
+    async def _take(self, name: str, item: Wanted | None, target: Version | None, started: float) -> None:
+        """Execute the plan for one name."""
+        for step in plan_adapter(name, target, self._actual):
+            await self._execute(step, item, started)
+
+    async def _execute(self, step: Step, item: Wanted | None, started: float) -> None:
+        match step:
+            case Load(version):
+                assert item is not None
+                await self._load(item, version)
+            case Revive(version):
+                await self._revive(version)
+            case Publish(version):
+                assert item is not None
+                self._engine.publish(version, item.image or item.folder)
+                self._actual = apply(step, self._actual)
+                elapsed = time.perf_counter() - started
+                self._ready(item, version, "", elapsed)
+                _logger.info("adapter served", extra={"adapter": version.engine_name, "seconds": round(elapsed, 3)})
+                return
+            case Withdraw(name):
+                self._engine.withdraw(name)
+            case Retire(version):
+                assert self._group is not None
+                self._actual = apply(step, self._actual)
+                self._retirements[version] = self._group.create_task(self._retire(version))
+                return
+        self._actual = apply(step, self._actual)
+
+    async def _load(self, item: Wanted, version: Version) -> None:
+        self._require_room()
+        self._bringing.add(version.digest)
+        try:
+            folder = await self._acquirer.acquire(
+                item, version, lambda: self._progress(item, version, AdapterState.PULLING)
+            )
+            self._progress(item, version, AdapterState.LOADING)
+            begun = time.perf_counter()
+            self._require_room()
+            await self._engine.load(version, folder)
+            self._metrics.adapter_load.labels("engine").observe(time.perf_counter() - begun)
+        finally:
+            self._bringing.discard(version.digest)
+
+    def _require_room(self) -> None:
+        """An engine that is full evicts an adapter that may be in use, and then reads its folder inside a step."""
+        if len(self._actual.loaded) < self._capacity:
+            return
+        if len(self._wanted) > self._capacity:
+            message = f"the engine holds at most {self._capacity} adapters; raise max-cpu-loras and restart"
+            raise AcquireError(Reason.RESTART_REQUIRED, message, retryable=False)
+        raise AcquireError(Reason.ADAPTERS_PENDING, "waiting for requests on replaced adapters to end", retryable=True)
+
+    async def _retire(self, version: Version) -> None:
+        """Wait until nothing uses a version, remove it, then its files."""
+        await self._engine.unused(version)
+        self._removing.add(version)
+        try:
+            if await self._engine.remove(version):
+                self._actual = gone(version, self._actual)
+                await asyncio.to_thread(self._store.remove, version)
+                used = {item.digest for item in self._actual.loaded} | self._bringing
+                await asyncio.to_thread(self._store.collect, used)
+        finally:
+            self._removing.discard(version)
+            self._retirements.pop(version, None)
+        _logger.info("adapter removed", extra={"adapter": version.engine_name})
+
+    async def _revive(self, version: Version) -> None:
+        """Keep a version that was about to go. Too late: it is gone, and the next attempt loads it again."""
+        task = self._retirements.get(version)
+        if task is not None:
+            if version not in self._removing:
+                task.cancel()
+            await asyncio.wait((task,))
+            self._retirements.pop(version, None)
+        if version not in self._actual.loaded:
+            raise TryAgainError(f"{version.engine_name} was just removed")
+
+    def _progress(self, item: Wanted, version: Version, state: AdapterState) -> None:
+        self._states.enter(
+            AdapterReport(
+                name=item.name,
+                image=item.image,
+                digest=version.digest,
+                strength=version.strength,
+                state=str(state),
+            )
+        )
+
+    def _ready(self, item: Wanted, version: Version, note: str, seconds: float) -> None:
+        self._states.enter(
+            AdapterReport(
+                name=item.name,
+                image=item.image,
+                digest=version.digest,
+                strength=version.strength,
+                state=str(AdapterState.READY),
+                message=note,
+                load_seconds=round(seconds, 3),
+            )
+        )
+
+    def _failed(self, item: Wanted, reason: str, message: str) -> None:
+        served = self._actual.served.get(item.name)
+        self._states.fail(item.name, item.image, str(reason), message, served)
+        _logger.warning("adapter not served", extra={"adapter": item.name, "reason": str(reason), "error": message})
+
+    def _settle(self, name: str | None) -> None:
+        if self._unsettled is None:
+            return
+        self._unsettled.discard(name or "")
+        if not self._unsettled:
+            self.settled.set()

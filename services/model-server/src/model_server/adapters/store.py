@@ -1,0 +1,128 @@
+"""Adapters on disk: what was pulled, by digest; and each version as the engine reads it, with its strength folded in.
+
+    <root>/pulled/<digest>/            adapter_config.json, adapter_model.safetensors: as in the image
+    <root>/versions/<digest>-s<x>/     a hard link to the weights, and the config with lora_alpha times x
+    <root>/known.json                  which digest each image had last: for a start while the registry is down
+
+Scaling lora_alpha is exact: the engine multiplies lora_B by alpha/r (or alpha/sqrt(r)) once, when it loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from kaito_api.adapter import CONFIG_FILE, WEIGHTS_FILE
+from model_server.adapters.version import Version
+
+_CHUNK: Final = 1 << 20
+
+
+class AdapterStore:
+    """The store at `root`. Methods block; call them in a thread. One process uses it."""
+
+    def __init__(self, root: Path) -> None:
+        # Absolute: the engine looks a relative path that is absent up on a model hub.
+        self._root = root.absolute()
+
+    def pulled(self, digest: str) -> Path:
+        """Return the folder for the content of an image."""
+        return self._root / "pulled" / digest.replace(":", "-")
+
+    def has(self, digest: str) -> bool:
+        """Return whether that content is there, whole: the folder appears by one rename."""
+        return (self.pulled(digest) / WEIGHTS_FILE).is_file()
+
+    def prepare(self) -> None:
+        """Make the folders, and clear what an earlier process staged (nothing uses it any more)."""
+        (self._root / "pulled").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._root / "versions", ignore_errors=True)
+        (self._root / "versions").mkdir()
+
+    def stage(self, source: Path, version: Version) -> Path:
+        """Make the folder of `version` from the files in `source`; return its absolute path."""
+        target = self._version(version)
+        if target.is_dir():
+            return target
+        building = target.with_name(f".{target.name}")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        config = json.loads((source / CONFIG_FILE).read_bytes())
+        (building / CONFIG_FILE).write_text(json.dumps(scaled(config, float(version.strength)), sort_keys=True))
+        _link(source / WEIGHTS_FILE, building / WEIGHTS_FILE)
+        os.replace(building, target)
+        return target
+
+    def warm(self, folder: Path) -> None:
+        """Read the weights once, so that the engine reads them from memory while everybody waits for it."""
+        with (folder / WEIGHTS_FILE).open("rb", buffering=0) as file:
+            buffer = bytearray(_CHUNK)
+            while file.readinto(buffer):
+                pass
+
+    def remove(self, version: Version) -> None:
+        """Remove the folder of a version that the engine does not hold any more."""
+        shutil.rmtree(self._version(version), ignore_errors=True)
+
+    def collect(self, digests: set[str]) -> None:
+        """Remove what was pulled and is none of `digests`; hidden folders are pulls under way."""
+        keep = {self.pulled(digest).name for digest in digests}
+        for folder in (self._root / "pulled").iterdir():
+            if folder.name not in keep and not folder.name.startswith("."):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remember(self, image: str, digest: str) -> None:
+        """Note what `image` resolved to."""
+        known = self._known()
+        if known.get(image) != digest:
+            temporary = self._root / ".known.json"
+            temporary.write_text(json.dumps(known | {image: digest}, sort_keys=True))
+            os.replace(temporary, self._root / "known.json")
+
+    def recall(self, image: str) -> str:
+        """Return the digest that `image` had last and whose content is here, or ""."""
+        digest = self._known().get(image, "")
+        return digest if digest and self.has(digest) else ""
+
+    def _known(self) -> dict[str, str]:
+        try:
+            known: dict[str, str] = json.loads((self._root / "known.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return known
+
+    def _version(self, version: Version) -> Path:
+        digest = version.digest.replace(":", "-")
+        return self._root / "versions" / f"{version.name}@{digest}-s{version.strength}"
+
+
+def content_digest(folder: Path) -> str:
+    """Return a digest of an adapter in a mounted folder: its config and its weights."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def scaled(config: dict[str, Any], strength: float) -> dict[str, Any]:
+    """Return an adapter's config with its effect multiplied by `strength`."""
+    result = dict(config)
+    result["lora_alpha"] = config["lora_alpha"] * strength
+    pattern = config.get("alpha_pattern")
+    if pattern:
+        result["alpha_pattern"] = {module: alpha * strength for module, alpha in pattern.items()}
+    return result
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or copy where the source is another file system (a mounted volume)."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

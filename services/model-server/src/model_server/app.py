@@ -1,0 +1,41 @@
+"""Assembly of the application: vLLM's routes, ours, and the admission layer around both."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from model_server import vllm_compat
+from model_server.admission import AdmissionMiddleware
+from model_server.lifecycle import Lifecycle
+from model_server.metrics import Metrics
+from model_server.routes import chat, health
+from model_server.vllm_compat import EngineClient
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+async def build(
+    engine: EngineClient,
+    namespace: argparse.Namespace,
+    *,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    models_class: type | None,
+    rate_limit: bool,
+) -> tuple[FastAPI, AdmissionMiddleware]:
+    """Return vLLM's application with our routes, and the same with the admission layer around it."""
+    app = await vllm_compat.build_app(engine, namespace, models_class)
+    app.include_router(health.router(lifecycle))
+    app.include_router(chat.router(has_template=vllm_compat.has_chat_template(app)))
+    # Around the application, not among its middleware: vLLM returns an application that takes no more of those.
+    guarded = AdmissionMiddleware(
+        app,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        sequences=engine.get_num_unfinished_requests,
+        batch=vllm_compat.max_batch(engine),
+        rate_limit=rate_limit,
+    )
+    return app, guarded

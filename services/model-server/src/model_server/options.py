@@ -1,0 +1,236 @@
+"""The command line of `model-server`. Every setting is also an environment variable, MODEL_SERVER_<NAME>."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from kaito_api.meta import Key
+from model_server.dtype import Bound
+from model_server.exits import ExitCode, FatalError
+
+ENVIRONMENT_PREFIX: Final = "MODEL_SERVER_"
+DEFAULT_PORT: Final = 5000
+DEFAULT_DRAIN_SECONDS: Final = 25.0
+"""Fits Kubernetes' default terminationGracePeriodSeconds of 30, engine shutdown included."""
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of `model-server serve`."""
+
+    model: Path
+    served_model_name: str
+    workspace: Key | None
+    host: str
+    port: int
+    config: Path | None
+    dtype_bound: Bound
+    adapters_dir: Path
+    adapter_store: Path
+    architecture: str
+    drain_seconds: float
+    rate_limit: bool
+    plain_http: tuple[str, ...]
+    init: str
+    engine_arguments: tuple[str, ...]
+
+
+class FetchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of `model-server fetch`."""
+
+    source: str
+    to: Path
+    workspace: Key | None
+    plain_http: tuple[str, ...]
+    pull_secrets: tuple[str, ...]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of ending the process with its own code."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FatalError(ExitCode.USAGE, f"{self.prog}: {message}. See {self.prog} --help")
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> ServeOptions | FetchOptions:
+    """Parse the command line; what follows `--` goes to vLLM. Raises FatalError(USAGE)."""
+    own, engine = _split(argv)
+    namespace = build_parser(environment).parse_args(own)
+    if namespace.command == "fetch":
+        if engine:
+            raise FatalError(ExitCode.USAGE, "model-server fetch takes no engine arguments after --")
+        return FetchOptions(
+            source=namespace.source,
+            to=namespace.to,
+            workspace=_workspace(namespace.workspace),
+            plain_http=tuple(namespace.plain_http),
+            pull_secrets=tuple(namespace.pull_secret),
+        )
+    return ServeOptions(
+        model=namespace.model,
+        served_model_name=namespace.served_model_name,
+        workspace=_workspace(namespace.workspace),
+        host=namespace.host,
+        port=namespace.port,
+        config=namespace.config,
+        dtype_bound=Bound(namespace.dtype_bound),
+        adapters_dir=namespace.adapters_dir,
+        adapter_store=namespace.adapter_store,
+        architecture=namespace.architecture,
+        drain_seconds=namespace.drain_seconds,
+        rate_limit=not namespace.disable_rate_limit,
+        plain_http=tuple(namespace.plain_http),
+        init=namespace.init,
+        engine_arguments=tuple(engine),
+    )
+
+
+def termination_log(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where kubelet reads the last words of a container. Outside of one they go nowhere."""
+    path = Path(environment.get(ENVIRONMENT_PREFIX + "TERMINATION_LOG", "/dev/termination-log"))
+    # Never make a plain file in /dev: on a developer's machine there is no such file.
+    return path if path.exists() or path.parent != Path("/dev") else Path(os.devnull)
+
+
+def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Return the parser, with defaults taken from `environment`."""
+    parser = _Parser(prog="model-server", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    _add_serve(commands.add_parser("serve", help="serve a model directory; engine arguments follow --"), environment)
+    _add_fetch(commands.add_parser("fetch", help="put a model's weights into a directory"), environment)
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    def default(name: str, otherwise: str) -> str:
+        return environment.get(ENVIRONMENT_PREFIX + name, otherwise)
+
+    add = parser.add_argument
+    add("--model", type=Path, default=Path(default("MODEL", "/workspace/weights")), help="directory with the weights")
+    add("--served-model-name", required=True, help="the model's name for clients")
+    _add_workspace(parser, environment)
+    add("--host", default=default("HOST", ""), help="address to listen on (default: all)")
+    add("--port", type=_port, default=default("PORT", str(DEFAULT_PORT)), help="port to listen on (default: 5000)")
+    add("--config", type=Path, default=_path(default("CONFIG", "")), help="the user's inference_config.yaml")
+    add(
+        "--dtype-bound",
+        choices=[bound.value for bound in Bound],
+        default=default("DTYPE_BOUND", Bound.BFLOAT16.value),
+        help="widest floating point type that the planned GPUs compute in",
+    )
+    add(
+        "--adapters-dir",
+        type=Path,
+        default=Path(default("ADAPTERS_DIR", "/mnt/adapter")),
+        help="each sub-directory with an adapter_config.json is served under its name",
+    )
+    add(
+        "--adapter-store",
+        type=Path,
+        default=Path(default("ADAPTER_STORE", "/adapters")),
+        help="where pulled adapters are kept",
+    )
+    add(
+        "--architecture",
+        default=default("ARCHITECTURE", ""),
+        help="refuse weights whose config.json names another architecture",
+    )
+    add(
+        "--drain-seconds",
+        type=_seconds,
+        default=default("DRAIN_SECONDS", str(DEFAULT_DRAIN_SECONDS)),
+        help="longest wait for running requests after SIGTERM; keep 5 s less than the pod's grace period",
+    )
+    add(
+        "--disable-rate-limit",
+        action="store_true",
+        default=default("DISABLE_RATE_LIMIT", "") == "true",
+        help="never answer 429 when the queue is full",
+    )
+    _add_plain_http(parser, environment)
+    add(
+        "--init",
+        choices=("auto", "always", "never"),
+        default=default("INIT", "auto"),
+        help="run under a small init process that forwards signals and reaps children (auto: when PID 1)",
+    )
+
+
+def _add_fetch(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    parser.add_argument("source", help="oci://REGISTRY/REPOSITORY[:TAG|@DIGEST][#PATH] or hf://ORG/NAME@COMMIT")
+    parser.add_argument("--to", type=Path, required=True, help="directory to fill")
+    _add_workspace(parser, environment)
+    _add_plain_http(parser, environment)
+    parser.add_argument(
+        "--pull-secret",
+        action="append",
+        default=_words(environment.get(ENVIRONMENT_PREFIX + "PULL_SECRET", "")),
+        metavar="NAME",
+        help="Secret of type kubernetes.io/dockerconfigjson in the Workspace's namespace; repeatable",
+    )
+
+
+def _add_workspace(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--workspace",
+        default=environment.get(ENVIRONMENT_PREFIX + "WORKSPACE", ""),
+        metavar="NAMESPACE/NAME",
+        help="the Workspace that this pod belongs to; without it nothing is watched or reported",
+    )
+
+
+def _add_plain_http(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--plain-http",
+        action="append",
+        default=_words(environment.get(ENVIRONMENT_PREFIX + "PLAIN_HTTP", "")),
+        metavar="HOST[:PORT]",
+        help="registry that is spoken to without TLS; repeatable",
+    )
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    arguments = list(argv)
+    if "--" not in arguments:
+        return arguments, []
+    position = arguments.index("--")
+    return arguments[:position], arguments[position + 1 :]
+
+
+def _workspace(text: str) -> Key | None:
+    if not text:
+        return None
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise FatalError(ExitCode.USAGE, f"--workspace must be NAMESPACE/NAME, got {text!r}")
+    return Key(namespace, name)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isdigit() else -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds

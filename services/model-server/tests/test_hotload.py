@@ -1,0 +1,349 @@
+"""Adapters hot-loaded from a registry into real vLLM, driven by a Workspace on a real kube-apiserver."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import shutil
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kaito_local.pytest_plugin import ApiServer, run_apart
+
+if TYPE_CHECKING:
+    from conftest import PushImage, ServerProcess
+
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+
+MODEL = "phi-tiny"
+QUESTION = "What is a workspace?"
+POD = "phi-0"
+
+
+class Registry:
+    """Debian's docker-registry, stopped and started by the test."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._config = folder / "registry.yaml"
+        self.host = f"127.0.0.1:{port}"
+        self._config.write_text(
+            f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{self.host}'}}\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = shutil.which("docker-registry")
+        assert program is not None
+        self._process = subprocess.Popen([program, "serve", str(self._config)], stderr=subprocess.DEVNULL)
+        wait_for(self._answers, 20, "registry")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.host, timeout=2)
+        try:
+            connection.request("GET", "/v2/")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+class Stack:
+    """A Workspace, its pod and its server."""
+
+    def __init__(self, apiserver: ApiServer, namespace: str, registry: Registry, folder: Path, model: Path) -> None:
+        self.apiserver = apiserver
+        self.namespace = namespace
+        self.registry = registry
+        self.folder = folder
+        self.model = model
+        self.server: ServerProcess
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return run_apart(self.apiserver.kubectl("-n", self.namespace, *arguments, stdin=stdin))
+
+    def want(self, *adapters: dict[str, Any], annotations: dict[str, str] | None = None) -> None:
+        """Edit the Workspace: these adapters and no others."""
+        patch = {
+            "metadata": {"annotations": annotations or {}},
+            "inference": {"adapters": [adapter_spec(**adapter) for adapter in adapters]},
+        }
+        self.kubectl("patch", "workspace", "phi", "--type=merge", "-p", json.dumps(patch))
+
+    def report(self, name: str) -> dict[str, Any]:
+        pod = json.loads(self.kubectl("get", "pod", POD, "-o", "json"))
+        text = pod["metadata"].get("annotations", {}).get("kaito.sh/report.model-server", "{}")
+        return next((item for item in json.loads(text).get("adapters", []) if item["name"] == name), {})
+
+    def models(self) -> set[str]:
+        return {card["id"] for card in json.loads(self.server.get("/v1/models")[1])["data"]}
+
+    def ask(self, model: str = MODEL, **body: Any) -> tuple[int, dict[str, Any]]:
+        request = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 16}
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        try:
+            headers = {"content-type": "application/json"}
+            content = json.dumps(request | {"temperature": 0, "min_tokens": 16} | body)
+            connection.request("POST", "/v1/chat/completions", content, headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def text(self, model: str = MODEL) -> str:
+        status, answer = self.ask(model)
+        assert status == 200, answer
+        assert answer["model"] == model
+        content: str = answer["choices"][0]["message"]["content"]
+        return content
+
+
+def adapter_spec(name: str, image: str, strength: str = "1.0", secrets: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"source": {"name": name, "image": image, "imagePullSecrets": list(secrets)}, "strength": strength}
+
+
+def wait_for(condition: Any, seconds: float, what: str) -> Any:
+    """Another process decides when: there is nothing to await."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+@pytest.fixture(scope="module")
+def stack(
+    apiserver: ApiServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, server_factory: Any, a_port: Any
+) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("hotload")
+    registry = Registry(folder, a_port())
+    registry.start()
+    namespace = f"hotload-{uuid.uuid4().hex[:8]}"
+    run_apart(apiserver.kubectl("create", "namespace", namespace))
+    made = Stack(apiserver, namespace, registry, folder, tiny_model)
+    workspace = {
+        "apiVersion": "kaito.sh/v1beta1",
+        "kind": "Workspace",
+        "metadata": {"name": "phi", "namespace": namespace},
+        "resource": {"instanceType": "Standard_NC6s_v3", "labelSelector": {"matchLabels": {"apps": "phi"}}},
+        "inference": {"preset": {"name": "phi-3-mini-4k-instruct"}},
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": POD, "namespace": namespace},
+        "spec": {"containers": [{"name": "model-server", "image": "none"}], "automountServiceAccountToken": False},
+    }
+    made.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [workspace, pod]}))
+    factory = server_factory(folder)
+    made.server = start(made, factory)
+    yield made
+    factory.close()
+    registry.stop()
+
+
+def start(stack: Stack, factory: Any) -> ServerProcess:
+    server: ServerProcess = factory.start(
+        stack.model,
+        *("--workspace", f"{stack.namespace}/phi", "--plain-http", stack.registry.host),
+        *("--adapter-store", str(stack.folder / "store")),
+        engine=("--enable-lora", "--max-loras=4", "--max-lora-rank=16", "--max-model-len=1024", "--max-num-seqs=64"),
+        env={"KUBECONFIG": str(stack.apiserver.kubeconfig), "POD_NAME": POD, "POD_NAMESPACE": stack.namespace},
+    )
+    server.wait_ready()
+    return server
+
+
+@pytest.fixture(scope="module")
+def images(stack: Stack, adapter_maker: Any, push: PushImage) -> dict[str, str]:
+    """Image references by name: two good adapters, and one of each bad kind."""
+    made = {
+        "one": adapter_maker(stack.folder / "one", stack.model, seed=1),
+        "two": adapter_maker(stack.folder / "two", stack.model, seed=2),
+        "rank": adapter_maker(stack.folder / "rank", stack.model, seed=3, rank=64),
+        "shape": adapter_maker(stack.folder / "shape", stack.model, seed=4, hidden=64),
+        "dora": adapter_maker(stack.folder / "dora", stack.model, seed=5),
+    }
+    config = made["dora"] / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
+
+    async def push_all() -> dict[str, str]:
+        return {name: await push_adapter(push, stack, folder, name) for name, folder in made.items()}
+
+    return asyncio.run(push_all())
+
+
+async def push_adapter(push: PushImage, stack: Stack, folder: Path, tag: str) -> str:
+    reference = f"{stack.registry.host}/adapters/test:{tag}"
+    files = {f"data/{name}": folder / name for name in ("adapter_config.json", "adapter_model.safetensors")}
+    await push(reference, files)
+    return reference
+
+
+def test_added_changed_and_removed_without_a_restart(stack: Stack, images: dict[str, str]) -> None:
+    base = stack.text()
+    stack.want({"name": "legal", "image": images["one"]})
+    begun = time.monotonic()
+    wait_for(lambda: stack.ask("legal")[0] == 200, 30, "adapter served")
+    print(f"edit seen -> first answer: {time.monotonic() - begun:.3f} s")
+    assert stack.models() == {MODEL, "legal"}
+    full = stack.text("legal")
+    assert full != base
+    assert stack.text() == base
+    report = wait_for(lambda: (r := stack.report("legal")).get("state") == "Ready" and r, 20, "report")
+    assert report["digest"].startswith("sha256:")
+    assert (report["image"], report["strength"]) == (images["one"], "1")
+
+    stack.want({"name": "legal", "image": images["one"], "strength": "0"})
+    wait_for(lambda: stack.report("legal").get("strength") == "0", 20, "strength 0")
+    assert stack.text("legal") == base
+
+    stack.want({"name": "legal", "image": images["one"], "strength": "0.5"})
+    wait_for(lambda: stack.report("legal").get("strength") == "0.5", 20, "strength 0.5")
+    half = stack.text("legal")
+    assert half not in (base, full)
+
+    stack.want({"name": "legal", "image": images["one"], "strength": "1"}, {"name": "tax", "image": images["two"]})
+    wait_for(lambda: stack.models() == {MODEL, "legal", "tax"}, 20, "second adapter")
+    wait_for(lambda: stack.text("legal") == full, 20, "strength back at 1")
+    assert stack.text("tax") not in (base, full)
+
+    stack.want()
+    wait_for(lambda: stack.models() == {MODEL}, 20, "adapters gone")
+    status, answer = stack.ask("legal")
+    assert (status, answer["error"]["code"]) == (404, 404)
+    wait_for(lambda: not list((stack.folder / "store" / "versions").iterdir()), 20, "folders removed")
+    wait_for(lambda: stack.report("legal") == {}, 20, "report emptied")
+
+
+def test_answers_carry_public_names_only(stack: Stack, images: dict[str, str]) -> None:
+    stack.want({"name": "legal", "image": images["one"], "strength": "0.5"})
+    wait_for(lambda: "legal" in stack.models(), 30, "served")
+    request = {"model": "legal", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", stack.server.port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", json.dumps(request), {"content-type": "application/json"})
+    raw = connection.getresponse().read().decode()
+    connection.request("POST", "/chat", json.dumps({"prompt": QUESTION, "adapter": "legal", "max_tokens": 4}))
+    simple = json.loads(connection.getresponse().read())
+    connection.close()
+    assert '"model":"legal"' in raw
+    assert simple["model"] == "legal"
+    assert "legal@" not in raw + json.dumps(simple) + stack.server.get("/v1/models")[1]
+    metrics = stack.server.get("/metrics")[1]
+    assert 'kaito_adapter_requests_total{adapter="legal",outcome="2xx"}' in metrics
+    assert 'kaito_adapter_state{adapter="legal"' in metrics
+
+
+@pytest.mark.parametrize(
+    ("image", "strength", "reason", "words"),
+    [
+        ("rank", "1", "RankTooHigh", "16"),
+        ("shape", "1", "WrongBaseModel", "another model"),
+        ("dora", "1", "MethodUnsupported", "DoRA"),
+        ("absent", "1", "NotFound", ""),
+    ],
+)
+def test_what_cannot_be_served_says_why_and_leaves_the_rest_alone(
+    stack: Stack, images: dict[str, str], image: str, strength: str, reason: str, words: str
+) -> None:
+    stack.want({"name": "legal", "image": images["one"]})
+    wait_for(lambda: stack.report("legal").get("state") == "Ready", 30, "good one served")
+    good = stack.text("legal")
+    bad = images.get(image, f"{stack.registry.host}/adapters/test:{image}")
+    stack.want({"name": "legal", "image": bad, "strength": strength}, {"name": "tax", "image": bad})
+    report = wait_for(lambda: (r := stack.report("tax")).get("state") == "Failed" and r, 30, "failure")
+    assert report["reason"] == reason
+    assert words in report["message"]
+    replaced = wait_for(lambda: (r := stack.report("legal")).get("state") == "Failed" and r, 30, "failure")
+    assert "still served" in replaced["message"]
+    assert stack.text("legal") == good
+    assert stack.ask("tax")[0] == 404
+
+
+def test_a_moved_tag_is_seen_when_an_annotation_changes(stack: Stack, images: dict[str, str], push: PushImage) -> None:
+    reference = asyncio.run(push_adapter(push, stack, stack.folder / "one", "moving"))
+    stack.want({"name": "legal", "image": reference})
+    first = wait_for(lambda: (r := stack.report("legal")).get("state") == "Ready" and r, 30, "served")
+    asyncio.run(push_adapter(push, stack, stack.folder / "two", "moving"))
+    stack.want({"name": "legal", "image": reference}, annotations={"kaito.sh/refresh": uuid.uuid4().hex})
+    wait_for(lambda: stack.report("legal").get("digest") not in (None, first["digest"]), 30, "new digest")
+
+
+def test_twenty_swaps_under_load_fail_no_request(stack: Stack, images: dict[str, str]) -> None:
+    stack.want({"name": "legal", "image": images["one"]})
+    wait_for(lambda: stack.ask("legal")[0] == 200, 30, "served")
+    stop = threading.Event()
+    failures: list[Any] = []
+    counts = [0] * 32
+
+    def load(number: int) -> None:
+        while not stop.is_set():
+            try:
+                status, answer = stack.ask("legal" if number % 2 else MODEL, max_tokens=24, min_tokens=24)
+            except (OSError, ValueError) as error:
+                failures.append(error)
+                return
+            if status != 200:
+                failures.append(answer)
+                return
+            counts[number] += 1
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for swap in range(20):
+        image, strength = ("two", "one")[swap % 2], ("0.5", "1", "0.75")[swap % 3]
+        stack.want({"name": "legal", "image": images[image], "strength": strength})
+        wait_for(
+            lambda image=image, strength=strength: (
+                (r := stack.report("legal")).get("state") == "Ready"
+                and (r["image"], r["strength"]) == (images[image], strength)
+            ),
+            60,
+            f"swap {swap}",
+        )
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert min(counts) > 0
+    wait_for(lambda: len(list((stack.folder / "store" / "versions").iterdir())) == 1, 30, "old versions removed")
+    print(f"{sum(counts)} requests, 20 swaps")
+
+
+def test_a_restart_with_the_registry_down_serves_from_the_store(
+    stack: Stack, images: dict[str, str], server_factory: Any
+) -> None:
+    stack.want({"name": "legal", "image": images["one"]}, {"name": "late", "image": images["one"], "strength": "2"})
+    wait_for(lambda: stack.report("legal").get("digest") and stack.report("legal")["state"] == "Ready", 30, "served")
+    wait_for(lambda: stack.ask("legal")[0] == 200, 30, "served")
+    before = stack.text("legal")
+    assert stack.report("late")["reason"] == "SpecInvalid"
+    assert stack.server.stop() == 0
+    stack.registry.stop()
+    factory = server_factory(stack.folder)
+    try:
+        stack.server = start(stack, factory)
+        # Ready means that what was named at the start is settled: no wait here.
+        assert stack.models() == {MODEL, "legal"}
+        assert stack.text("legal") == before
+        assert "registry does not answer" in stack.report("legal")["message"]
+    finally:
+        stack.registry.start()
+        factory.close()

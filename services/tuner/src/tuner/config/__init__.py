@@ -1,0 +1,1 @@
+"""KAITO's training_config.yaml: parsed, judged and completed. Pure."""

@@ -1,0 +1,156 @@
+"""From YAML text to the six sections, keys known and values of the right kind. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any, Final
+
+import yaml
+
+from tuner.config.keys import REMOVED, SECTIONS, Kind
+from tuner.config.problem import Problem, did_you_mean
+
+ROOT: Final = "training_config"
+_MAX_CHARACTERS: Final = 256 * 1024
+_BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False}
+
+Sections = dict[str, dict[str, Any]]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def read(text: str) -> tuple[Sections, list[Problem]]:
+    """Return every section (empty where absent) and everything that is wrong. Never raises."""
+    sections: Sections = {name: {} for name in SECTIONS}
+    root = _root(text)
+    if isinstance(root, Problem):
+        return sections, [root]
+    problems: list[Problem] = []
+    for name, value in root.items():
+        path = f"{ROOT}.{name}"
+        if name not in SECTIONS:
+            known = ", ".join(SECTIONS)
+            problems.append(
+                Problem(path, f"is not a known section{did_you_mean(str(name), SECTIONS)}; known are {known}")
+            )
+        elif value is not None and not isinstance(value, dict):
+            problems.append(Problem(path, f"must be a mapping, not {value!r}"))
+        else:
+            sections[name], found = _section(path, value or {}, SECTIONS[name])
+            problems += found
+    return sections, problems
+
+
+def _root(text: str) -> dict[Any, Any] | Problem:
+    if len(text) > _MAX_CHARACTERS:
+        return Problem("", f"has {len(text)} characters; at most {_MAX_CHARACTERS} are read")
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that is stricter
+    except yaml.YAMLError as error:
+        return Problem("", f"is not valid YAML: {_where(error)}")
+    except ValueError as error:  # impossible dates, numbers of thousands of digits
+        return Problem("", f"holds a value that cannot be read: {error}")
+    except RecursionError:
+        return Problem("", "is nested too deeply")
+    if not isinstance(content, dict):
+        return Problem("", f"must be a mapping with the key {ROOT}")
+    others = [str(key) for key in content if key != ROOT]
+    if others:
+        return Problem(others[0], f"is not expected beside {ROOT}{did_you_mean(others[0], (ROOT,))}")
+    root = content[ROOT]
+    if root is None:
+        return {}
+    return root if isinstance(root, dict) else Problem(ROOT, "must be a mapping of sections")
+
+
+def _section(
+    path: str, given: Mapping[Any, Any], kinds: Mapping[str, Kind]
+) -> tuple[dict[str, Any], list[Problem]]:
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in given.items():
+        name = str(key)
+        where = f"{path}.{name}"
+        kind = kinds.get(name)
+        if kind is None:
+            problems.append(Problem(where, _unknown(name, kinds)))
+        elif value is not None:
+            try:
+                values[name] = _value(value, kind)
+            except ValueError:
+                problems.append(Problem(where, f"must be {kind.value}, not {value!r}"))
+    return values, problems
+
+
+def _unknown(name: str, kinds: Mapping[str, Kind]) -> str:
+    if kinds is SECTIONS["TrainingArguments"] and name in REMOVED:
+        return REMOVED[name]
+    for section, others in SECTIONS.items():
+        if name in others:
+            return f"belongs to the section {section}"
+    return f"is not a known key{did_you_mean(name, kinds)}"
+
+
+def _value(value: Any, kind: Kind) -> Any:
+    """Return the value as its kind. Raises ValueError."""
+    match kind:
+        case Kind.BOOLEAN:
+            return _boolean(value)
+        case Kind.INTEGER | Kind.NUMBER:
+            return _number(value, whole=kind is Kind.INTEGER)
+        case Kind.TEXT:
+            if isinstance(value, dict | list):
+                raise ValueError("not text")
+            return str(value)
+        case Kind.MAPPING:
+            if not isinstance(value, dict):
+                raise ValueError("not a mapping")
+            return value
+        case Kind.NAMES:
+            if isinstance(value, str):
+                return value
+            if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                return value
+            raise ValueError("not names")
+        case Kind.ANY:
+            return value
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _BOOLEANS:
+        return _BOOLEANS[value.lower()]
+    raise ValueError("not a boolean")
+
+
+def _number(value: Any, *, whole: bool) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    if number == int(number) and (whole or not isinstance(value, float | str)):
+        return int(number)
+    if whole:
+        raise ValueError("not whole")
+    return number
+
+
+def _where(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,1 @@
+"""From addresses and files to tokens: fetched, recognised, judged, counted."""

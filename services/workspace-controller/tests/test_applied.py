@@ -1,0 +1,114 @@
+"""Whether an object stands as desired: by hash, generation and the few fields that matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from kaito_api.core import Role, RoleBinding, Service, ServiceAccount, StatefulSet
+from kaito_api.resources import ROLEBINDINGS, ROLES, SERVICEACCOUNTS, SERVICES, STATEFULSETS
+from workspace_controller.applied import immutable_changes, patch_of, stamped, stands
+from workspace_controller.manifest import Manifest, manifest
+
+META = {"name": "phi", "namespace": "team", "uid": "u", "generation": 3}
+SELECTOR = {"matchLabels": {"a": "b"}}
+SPEC = {"replicas": 2, "serviceName": "phi", "podManagementPolicy": "Parallel", "selector": SELECTOR}
+PORTS = [{"name": "http", "port": 80, "targetPort": 5000}]
+
+
+def desired(resource: Any, **content: Any) -> Manifest:
+    return stamped(manifest(resource, {"name": "phi", "namespace": "team"}, **content))
+
+
+def stored(of: Manifest, **changes: Any) -> Any:
+    """What the apiserver has after the manifest was written, with some changes by others."""
+    metadata = {**META, "annotations": of.body["metadata"]["annotations"]}
+    return msgspec.convert({**of.body, **changes, "metadata": metadata}, of.resource.type)
+
+
+STATEFULSET = desired(STATEFULSETS, spec=SPEC)
+SERVICE = desired(SERVICES, spec={"ports": PORTS, "selector": {"a": "b"}})
+ROLE = desired(ROLES, rules=[{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}])
+BINDING = desired(
+    ROLEBINDINGS, roleRef={"kind": "Role", "name": "x", "apiGroup": "g"}, subjects=[{"kind": "User", "name": "u"}]
+)
+
+
+@pytest.mark.parametrize("of", [STATEFULSET, SERVICE, ROLE, BINDING, desired(SERVICEACCOUNTS)])
+def test_what_was_written_stands(of: Manifest) -> None:
+    assert stands(of, stored(of), {})
+
+
+def test_defaults_of_the_server_are_no_difference() -> None:
+    ports = [{**PORTS[0], "protocol": "TCP", "nodePort": 31234}]
+    spec = {"ports": ports, "selector": {"a": "b"}, "clusterIP": "10.0.0.1", "type": "ClusterIP"}
+    assert stands(SERVICE, stored(SERVICE, spec=spec), {})
+
+
+CHANGED: dict[str, tuple[Manifest, dict[str, Any], dict[str, int]]] = {
+    "generation beyond our apply": (STATEFULSET, {}, {"u": 2}),
+    "replicas": (STATEFULSET, {"spec": {**SPEC, "replicas": 5}}, {}),
+    "rights": (ROLE, {"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}, {}),
+    "no rights": (ROLE, {"rules": None}, {}),
+    "subjects": (BINDING, {"subjects": [{"kind": "Group", "name": "system:authenticated"}]}, {}),
+    "selector": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "c"}}}, {}),
+    "port": (SERVICE, {"spec": {"ports": [{"port": 81}], "selector": {"a": "b"}}}, {}),
+    "type": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "b"}, "type": "LoadBalancer"}}, {}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_others_change_is_seen(case: str) -> None:
+    of, changes, generations = CHANGED[case]
+    assert not stands(of, stored(of, **changes), generations)
+
+
+def test_a_new_desire_does_not_stand() -> None:
+    changed = desired(STATEFULSETS, spec={**SPEC, "template": {"spec": {"hostname": "new"}}})
+    assert not stands(changed, stored(STATEFULSET), {})
+    assert stands(STATEFULSET, stored(STATEFULSET), {"u": 3})
+
+
+@pytest.mark.parametrize("kind", [StatefulSet, Service, Role, RoleBinding, ServiceAccount])
+def test_an_object_without_our_hash_does_not_stand(kind: Any) -> None:
+    of = {StatefulSet: STATEFULSET, Service: SERVICE, Role: ROLE, RoleBinding: BINDING}.get(
+        kind, desired(SERVICEACCOUNTS)
+    )
+    bare = msgspec.convert({**of.body, "metadata": META}, kind)
+    assert not stands(of, bare, {})
+
+
+IMMUTABLE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "nothing": ({}, ()),
+    "replicas are mutable": ({"replicas": 9}, ()),
+    "service name": ({"serviceName": "other"}, ("serviceName",)),
+    "policy": ({"podManagementPolicy": "OrderedReady"}, ("podManagementPolicy",)),
+    "selector": ({"selector": {"matchLabels": {"a": "c"}}}, ("selector",)),
+    "one claim more": ({"volumeClaimTemplates": [{"metadata": {"name": "w"}}]}, ("volumeClaimTemplates",)),
+}
+
+
+@pytest.mark.parametrize("case", IMMUTABLE)
+def test_immutable_fields(case: str) -> None:
+    changes, fields = IMMUTABLE[case]
+    assert immutable_changes(desired(STATEFULSETS, spec={**SPEC, **changes}), stored(STATEFULSET)) == fields
+
+
+def test_server_defaults_in_claim_templates_are_no_change() -> None:
+    wanted = {"metadata": {"name": "w"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    filled = {**wanted, "spec": {**wanted["spec"], "volumeMode": "Filesystem"}, "status": {"phase": "Pending"}}
+    of = desired(STATEFULSETS, spec={**SPEC, "volumeClaimTemplates": [wanted]})
+    assert immutable_changes(of, stored(of, spec={**SPEC, "volumeClaimTemplates": [filled]})) == ()
+
+
+def test_the_patch_holds_content_and_labels_but_no_identity() -> None:
+    body = patch_of(ROLE).body
+    assert sorted(body) == ["metadata", "rules"]
+    assert sorted(body["metadata"]) == ["annotations", "labels"]
+
+
+def test_the_stamp_does_not_depend_on_the_order_of_keys() -> None:
+    turned = desired(STATEFULSETS, spec=dict(reversed(SPEC.items())))
+    assert turned.body["metadata"]["annotations"] == STATEFULSET.body["metadata"]["annotations"]

@@ -1,0 +1,194 @@
+"""Parts of the status that the stories do not walk through: rollouts, adapters, phases, errors, the merge patch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaito_api import labels
+from kaito_api.core import Pod, StatefulSet
+from kaito_api.meta import Condition
+from kaito_api.report import AdapterReport, EngineReport, Report, encode
+from kaito_api.workspace import AdapterSpec
+from kaito_api.workspace_status import CostEstimate, PhaseStatus, PlanStatus, WorkspaceStatus
+from workspace_controller.status import with_error
+from workspace_controller.status.adapters import fold_adapters, judge_adapters
+from workspace_controller.status.finding import Finding
+from workspace_controller.status.inference import judge_inference
+from workspace_controller.status.patch import status_patch
+from workspace_controller.status.phases import time_phases
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+READY = Finding(ok=True, reason="workspaceResourceStatusSuccess", message="")
+UNREADY = Finding(ok=False, reason="NodeNotReady", message="node lost")
+
+
+def workload(generation: int = 2, replicas: int = 1, **status: Any) -> StatefulSet:
+    content = {"observedGeneration": 2, "readyReplicas": replicas, "updatedReplicas": replicas, **status}
+    metadata = {"name": "phi", "generation": generation}
+    return msgspec.convert({"metadata": metadata, "spec": {"replicas": replicas}, "status": content}, StatefulSet)
+
+
+def pod(name: str = "phi-0", *, ready: bool = False, report: Report | None = None, **status: Any) -> Pod:
+    annotations = {labels.report_annotation("model-server"): encode(report).decode()} if report is not None else {}
+    conditions = [{"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": NOW}]
+    conditions += status.pop("conditions", [])
+    metadata = {"name": name, "annotations": annotations}
+    return msgspec.convert({"metadata": metadata, "status": {"conditions": conditions, **status}}, Pod)
+
+
+INFERENCE = {
+    "serves": (workload(), [pod(ready=True)], READY, True, "WorkspaceInferenceStatusSuccess"),
+    "serves as far as the StatefulSet says": (workload(), [], READY, True, "WorkspaceInferenceStatusSuccess"),
+    "a pod says otherwise first": (workload(), [pod()], READY, False, "WorkspaceInferenceStatusPending"),
+    "nodes are lost": (workload(), [pod(ready=True)], UNREADY, False, "NodeNotReady"),
+    "counts are of an older spec": (workload(3), [pod(ready=True)], READY, False, "WorkspaceInferenceStatusPending"),
+    "one of two": (workload(replicas=2, readyReplicas=1), [], READY, False, "WorkspaceInferenceStatusPending"),
+    "old pods are ready, new ones to come": (
+        workload(replicas=2, updatedReplicas=1, currentRevision="a", updateRevision="b"),
+        [],
+        READY,
+        False,
+        "WorkspaceInferenceStatusPending",
+    ),
+    "loading": (
+        workload(readyReplicas=0),
+        [pod(report=Report(state="Loading", at=NOW))],
+        READY,
+        False,
+        "EngineStarting",
+    ),
+    "pulling": (
+        workload(readyReplicas=0),
+        [pod(report=Report(state="Pulling", at=NOW))],
+        READY,
+        False,
+        "WeightsLoading",
+    ),
+    "not there": (None, [], READY, False, "WorkspaceInferenceStatusPending"),
+}
+
+
+@pytest.mark.parametrize("case", INFERENCE)
+def test_inference(case: str) -> None:
+    statefulset, pods, resource, ok, reason = INFERENCE[case]
+    found = judge_inference(statefulset, 1, pods, [], resource)
+    assert (found.ok, found.reason) == (ok, reason)
+
+
+def spec(name: str) -> AdapterSpec:
+    return msgspec.convert({"source": {"name": name, "image": f"registry.local/{name}:1"}}, AdapterSpec)
+
+
+def serving(*adapters: AdapterReport) -> Pod:
+    return pod(ready=True, report=Report(state="Ready", at=NOW, engine=EngineReport(), adapters=list(adapters)))
+
+
+def test_adapters_are_the_spec_s_then_what_drains() -> None:
+    reported = (
+        AdapterReport(name="b", state="Ready", digest="sha256:1", load_seconds=0.25),
+        AdapterReport(name="old", state="Draining"),
+        AdapterReport(name="c", state="Invented"),
+    )
+    found = fold_adapters([spec("a"), spec("b"), spec("c")], [serving(*reported)])
+    assert [(a.name, a.state, a.load_milliseconds) for a in found] == [
+        ("a", "Pending", 0),
+        ("b", "Ready", 250),
+        ("c", "Pending", 0),
+        ("old", "Draining", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], None),
+        (["Ready", "Ready"], (True, "AdaptersReady")),
+        (["Ready", "Loading"], (False, "AdaptersPending")),
+        (["Failed", "Loading"], (False, "AdapterFailed")),
+    ],
+)
+def test_adapters_condition(states: list[str], expected: tuple[bool, str] | None) -> None:
+    specs = [spec(str(number)) for number in range(len(states))]
+    reports = [AdapterReport(name=str(number), state=state) for number, state in enumerate(states)]
+    found = judge_adapters(specs, fold_adapters(specs, [serving(*reports)]))
+    assert (found and (found.ok, found.reason)) == expected
+
+
+def test_only_pod_zero_counts_for_adapters() -> None:
+    zero = serving(AdapterReport(name="a", state="Ready"))
+    one = pod("phi-1", report=Report(state="Ready", at=NOW, adapters=[AdapterReport(name="a", state="Failed")]))
+    (found,) = fold_adapters([spec("a")], [one, zero])
+    assert found.state == "Ready"
+
+
+def test_phases_end_once(workspace: Any) -> None:
+    created = NOW - timedelta(minutes=5)
+    base = msgspec.structs.replace(
+        workspace(), metadata=msgspec.structs.replace(workspace().metadata, creation_timestamp=created)
+    )
+    resource_ready = [Condition(type="ResourceReady", status="True", last_transition_time=NOW)]
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": NOW}
+    started = {"name": "model-server", "state": {"running": {"startedAt": NOW + timedelta(seconds=9)}}}
+    up = pod(ready=True, conditions=[scheduled], containerStatuses=[started])
+    first = time_phases(base, resource_ready, [up])
+    assert [(p.name, p.finished_at is not None) for p in first] == [("Nodes", True), ("Images", True), ("Engine", True)]
+    again = {"name": "model-server", "state": {"running": {"startedAt": NOW + timedelta(hours=1)}}}
+    later = msgspec.structs.replace(base, status=WorkspaceStatus(phases=first))
+    assert time_phases(later, resource_ready, [pod(conditions=[scheduled], containerStatuses=[again])]) == first
+    assert time_phases(later, resource_ready, []) == first
+
+
+def test_an_error_is_told_once_and_never_leaves_success_standing() -> None:
+    succeeded = Condition(
+        type="WorkspaceSucceeded", status="True", reason="workspaceSucceeded", message="The model serves."
+    )
+    told = with_error(WorkspaceStatus(conditions=[succeeded]), "403 no\nrights", "WriteRefused", 4, NOW)
+    (condition,) = told.conditions
+    assert (condition.status, condition.reason, condition.observed_generation) == ("False", "WriteRefused", 4)
+    assert condition.message == "(last reconcile error: 403 no rights)"
+    waiting = Condition(type="WorkspaceSucceeded", status="False", reason="workspacePending", message="Waiting.")
+    (condition,) = with_error(WorkspaceStatus(conditions=[waiting]), "x", "WriteRefused", 4, NOW).conditions
+    assert condition.message == "Waiting. (last reconcile error: x)"
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7386, section 2."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+plans = st.builds(
+    PlanStatus,
+    model=st.sampled_from(["", "phi"]),
+    nodes=st.integers(0, 2),
+    cost=st.none() | st.builds(CostEstimate, per_hour=st.sampled_from(["", "1"]), as_of=st.sampled_from(["", "x"])),
+)
+phases = st.builds(PhaseStatus, name=st.just("Nodes"), started_at=st.just(NOW), finished_at=st.none() | st.just(NOW))
+states = st.builds(
+    WorkspaceStatus,
+    state=st.sampled_from(["", "Ready"]),
+    worker_nodes=st.lists(st.sampled_from(["a", "b"]), max_size=2),
+    plan=st.none() | plans,
+    phases=st.lists(phases, max_size=1),
+    target_node_count=st.integers(0, 1),
+)
+
+
+@given(states, states)
+def test_the_patch_turns_one_status_into_the_other(old: WorkspaceStatus, new: WorkspaceStatus) -> None:
+    result = merged(msgspec.to_builtins(old), status_patch(old, new))
+    assert msgspec.convert(result, WorkspaceStatus) == new
+    assert status_patch(new, new) == {}
