@@ -104,6 +104,12 @@ def peak_mib(pid: int) -> float:
     return 0.0
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, user and system, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def measure(count: int, kubeconfig: Path, folder: Path) -> None:
     """N claims at once through their whole life."""
     transport = Transport(load_config(str(kubeconfig)), user_agent="benchmark")
@@ -147,9 +153,12 @@ async def measure(count: int, kubeconfig: Path, folder: Path) -> None:
                 # A cluster has at most 100 agent pools: above that, ten claims of a Workspace share one.
                 shared = count > MAX_POOLS
                 owners = [f"uid-{n // 10}" if shared else "" for n in range(count)]
+                idle = cpu_seconds(process.pid)
                 claims = (claim(client, name, owner) for name, owner in zip(names, owners, strict=True))
                 created = dict(zip(names, await asyncio.gather(*claims), strict=True))
                 await until(ready, names)
+                spent = (cpu_seconds(process.pid) - idle) / count * 1e3
+                print(f"| provisioner: CPU, claim -> Ready, {count} | {spent:.1f} ms a claim | - | - | own process |")
                 if shared:
                     print(
                         f"| provisioner: {count} claims in shared pools | {peak_mib(process.pid):.0f} MiB | 220 MiB | - | "
@@ -170,8 +179,11 @@ async def measure(count: int, kubeconfig: Path, folder: Path) -> None:
                     await client.delete(NODECLAIMS, Key("", name))
                     return time.monotonic()
 
+                idle = cpu_seconds(process.pid)
                 deleted = dict(zip(names, await asyncio.gather(*(remove(name) for name in names)), strict=True))
                 await until(gone, names)
+                spent = (cpu_seconds(process.pid) - idle) / count * 1e3
+                print(f"| provisioner: CPU, delete -> gone, {count} | {spent:.1f} ms a claim | - | - | own process |")
                 deletes = {c.pool: c.at for c in arm.wire.journal if c.route == "delete"}
                 print(row(f"claim deleted -> DELETE, {count} at once", [deletes[n] - deleted[n] for n in names], 0.3))
                 twice = len([c for c in arm.wire.journal if c.route == "put" and c.status == 201]) - count - 1

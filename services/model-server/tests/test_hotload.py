@@ -330,11 +330,11 @@ def test_twenty_swaps_under_load_fail_no_request(stack: Stack, images: dict[str,
 def test_a_restart_with_the_registry_down_serves_from_the_store(
     stack: Stack, images: dict[str, str], server_factory: Any
 ) -> None:
-    stack.want({"name": "legal", "image": images["one"]}, {"name": "late", "image": images["one"], "strength": "2"})
+    stack.want({"name": "legal", "image": images["one"]}, {"name": MODEL, "image": images["one"]})
     wait_for(lambda: stack.report("legal").get("digest") and stack.report("legal")["state"] == "Ready", 30, "served")
     wait_for(lambda: stack.ask("legal")[0] == 200, 30, "served")
     before = stack.text("legal")
-    assert stack.report("late")["reason"] == "SpecInvalid"
+    assert stack.report(MODEL)["reason"] == "SpecInvalid"
     assert stack.server.stop() == 0
     stack.registry.stop()
     factory = server_factory(stack.folder)

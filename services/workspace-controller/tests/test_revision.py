@@ -55,9 +55,10 @@ def test_the_hash_covers_every_part_and_ignores_metadata(workspace: MakeWorkspac
         digest_of(workspace("{inference: {config: tuned}}")),
         digest_of(workspace("{inference: {adapters: [{source: {name: a, image: b}}]}}")),
         digest_of(workspace("{resource: {count: 2}}")),
+        digest_of(workspace("{tuning: {config: tuned}}")),
         digest_of(workspace("{resource: {labelSelector: {matchLabels: {apps: other}}}}")),
     }
-    assert len(changed | {base}) == 5
+    assert len(changed | {base}) == 6
     assert digest_of(workspace("{metadata: {generation: 7, labels: {a: b}}}")) == base
 
 

@@ -11,17 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaito_api import labels
+from kaito_api.conditions import Reason
 from kaito_api.core import Pod, StatefulSet
 from kaito_api.meta import Condition
+from kaito_api.nodeclaim import NodeClaim
 from kaito_api.report import AdapterReport, EngineReport, Report, encode
 from kaito_api.workspace import AdapterSpec
 from kaito_api.workspace_status import CostEstimate, PhaseStatus, PlanStatus, WorkspaceStatus
+from workspace_controller.claims import views
+from workspace_controller.nodes import Blocked, NodePlan
 from workspace_controller.status import with_error
 from workspace_controller.status.adapters import fold_adapters, judge_adapters
 from workspace_controller.status.finding import Finding
 from workspace_controller.status.inference import judge_inference
 from workspace_controller.status.patch import status_patch
 from workspace_controller.status.phases import time_phases
+from workspace_controller.status.resource import judge_resources
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 READY = Finding(ok=True, reason="workspaceResourceStatusSuccess", message="")
@@ -79,6 +84,23 @@ def test_inference(case: str) -> None:
     statefulset, pods, resource, ok, reason = INFERENCE[case]
     found = judge_inference(statefulset, 1, pods, [], resource)
     assert (found.ok, found.reason) == (ok, reason)
+
+
+def test_a_slot_that_failed_for_good_is_not_ready_because_the_others_are() -> None:
+    plan = NodePlan(
+        target_count=2,
+        claims=("a",),
+        worker_nodes=("n",),
+        blocked=Blocked(reason=Reason.NODE_CLAIM_NOT_READY, message="no machine for 1 of 2 node(s)"),
+    )
+    metadata = {"name": "a", "uid": "u"}
+    given = {"nodeClassRef": {"group": "g", "kind": "k", "name": "n"}, "requirements": []}
+    status = {"conditions": [{"type": "Ready", "status": "True"}]}
+    claim = msgspec.convert({"metadata": metadata, "spec": given, "status": status}, NodeClaim)
+    found = judge_resources(plan, views([claim]), [])
+    assert found.claims is not None
+    assert (found.claims.ok, found.resource.ok) == (False, False)
+    assert "no machine for 1 of 2" in found.resource.message
 
 
 def spec(name: str) -> AdapterSpec:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -56,11 +57,22 @@ class Registry:
         program = next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
         if program is None:
             raise LocalError("no OCI registry program is installed: apt-get install docker-registry")
+        self._check_free()
         data = self._state_dir / "data"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._state_dir / "config.yaml"
         config.write_text(_CONFIG.format(data=data, address=self.host))
         return self._processes.start("registry", [program, "serve", config])
+
+    def _check_free(self) -> None:
+        """Somebody else's registry at our address would answer in ours' place."""
+        address, _, port = self.host.rpartition(":")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, int(port)))
+            except OSError as error:
+                raise LocalError(f"the local registry cannot listen on {self.host}: {error.strerror}") from error
 
     async def _wait_ready(self, process: Process) -> None:
         """Return when it answers. It tells nobody when it is ready, so this asks, ten times a second."""

@@ -85,8 +85,6 @@ class BlobStream:
     def _take(self, chunk: bytes) -> bytes:
         self._breaks = 0
         self._position += len(chunk)
-        if self._position > self._descriptor.size:
-            raise self._mismatch(f"more than the {self._descriptor.size} bytes that the manifest names")
         self._state.update(chunk)
         if self._on_bytes:
             self._on_bytes(len(chunk))
@@ -174,9 +172,6 @@ def download(registry: HardenedRegistry, descriptor: Descriptor, target: Path, o
         try:
             while chunk := stream.read():
                 file.write(chunk)
-        except DigestMismatch:
-            part.unlink(missing_ok=True)
-            raise
         finally:
             stream.close()
     with disk_errors(target):

@@ -26,7 +26,12 @@ def check_room(folder: Path, missing: Iterable[str]) -> None:
     needed = room_needed(missing)
     free = shutil.disk_usage(folder).free / GIB
     if free < needed:
-        raise LocalError(
-            f"the images need about {needed:.0f} GiB of free disk while they are made, {folder} has {free:.1f} GiB: "
-            "free some, or set KAITO_CACHE and KAITO_STATE to folders on one bigger disk"
-        )
+        raise LocalError(shortage(folder, needed, free))
+
+
+def shortage(folder: Path, needed: float, free: float) -> str:
+    """What to tell a person whose disk is too small; GiB."""
+    return (
+        f"the images need about {needed:.0f} GiB of free disk while they are made, {folder} has {free:.1f} GiB: "
+        "free some, or set KAITO_CACHE and KAITO_STATE to folders on one bigger disk"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -98,17 +99,17 @@ def recognise(columns: Sequence[str], settings: DatasetSettings) -> tuple[Shape,
     for column in _MESSAGE_COLUMNS:
         if column in have:
             shape = Shape.SHAREGPT if column == "conversations" else Shape.MESSAGES
-            return shape, lambda row, column=column: _conversation(row, column)  # type: ignore[misc]
+            return shape, partial(_conversation, column=column)
     if {"instruction", "output"} <= have:
-        return Shape.ALPACA, lambda row: _instruction(row, "input", "output")
+        return Shape.ALPACA, partial(_instruction, context="input", answer="output")
     if {"instruction", "response"} <= have:
-        return Shape.DOLLY, lambda row: _instruction(row, "context", "response")
+        return Shape.DOLLY, partial(_instruction, context="context", answer="response")
     for prompt, completion in _PAIRS:
         if {prompt, completion} <= have:
-            return Shape.PROMPT_COMPLETION, lambda row, p=prompt, c=completion: _pair(row, p, c)  # type: ignore[misc]
+            return Shape.PROMPT_COMPLETION, partial(_pair, prompt=prompt, completion=completion)
     for column in _TEXT_COLUMNS:
         if column in have:
-            return Shape.TEXT, lambda row, column=column: _raw(row, column)  # type: ignore[misc]
+            return Shape.TEXT, partial(_raw, column=column)
     raise ShapeError(
         f"the columns {_listed(columns)} match no known form ({_FORMS}): name them in DatasetConfig "
         "(messages_column, or context_column and response_column, or text_column)"
@@ -117,12 +118,12 @@ def recognise(columns: Sequence[str], settings: DatasetSettings) -> tuple[Shape,
 
 def _configured(settings: DatasetSettings) -> Converter:
     if settings.messages_column:
-        return lambda row: _conversation(row, settings.messages_column)
+        return partial(_conversation, column=settings.messages_column)
     if settings.text_column:
-        return lambda row: _raw(row, settings.text_column)
+        return partial(_raw, column=settings.text_column)
     if settings.context_column and settings.response_column:
-        return lambda row: _pair(row, settings.context_column, settings.response_column)
-    return lambda row: _raw(row, settings.response_column or settings.context_column)
+        return partial(_pair, prompt=settings.context_column, completion=settings.response_column)
+    return partial(_raw, column=settings.response_column or settings.context_column)
 
 
 def _conversation(row: Mapping[str, Any], column: str) -> Sample:

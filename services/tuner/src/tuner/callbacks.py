@@ -1,0 +1,105 @@
+"""What happens between the trainer's steps: report, seal checkpoints, stop on SIGTERM and on a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from tuner import checkpoints
+from tuner.events import Emitter, Evaluated, Saved, Stepped
+from tuner.exits import ExitCode, FatalError
+
+
+class RunCallback(TrainerCallback):  # type: ignore[misc]
+    """One per process; only the first process speaks and seals."""
+
+    def __init__(self, emit: Emitter, folder: Path, key: str, *, first: bool) -> None:
+        self._emit = emit
+        self._folder = folder
+        self._key = key
+        self._first = first
+        self._clock = time.monotonic()
+        self._tokens = 0.0
+        self._speed = 0.0
+        self.losses: list[tuple[int, float]] = []
+        self.eval_losses: list[tuple[int, float]] = []
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """Ask for a checkpoint and the end after the present step."""
+        self.interrupted = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock of the first step."""
+        if not self.losses:
+            self._clock = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Obey SIGTERM."""
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Report a step; raises FatalError when loss or gradient are no numbers."""
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        gradient = float(logs.get("grad_norm") or 0.0)
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            raise FatalError(
+                ExitCode.TRAINING_FAILED,
+                f"the loss became {loss} (gradient {gradient}) at step {state.global_step}: lower the learning rate "
+                f"(it is {args.learning_rate}), or look for damaged samples; the last checkpoint is from before",
+            )
+        self.losses.append((state.global_step, loss))
+        self._measure(float(logs.get("num_tokens") or 0.0))
+        if self._first:
+            self._emit(
+                Stepped(
+                    step=state.global_step,
+                    epoch=float(state.epoch or 0.0),
+                    loss=loss,
+                    learning_rate=float(logs.get("learning_rate") or 0.0),
+                    tokens_per_second=self._speed,
+                    peak_memory_bytes=peak_memory(),
+                )
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
+        """Report the loss on the held-out samples."""
+        if metrics is not None and "eval_loss" in metrics:
+            self.eval_losses.append((state.global_step, float(metrics["eval_loss"])))
+            if self._first:
+                self._emit(Evaluated(step=state.global_step, loss=float(metrics["eval_loss"])))
+        self._clock = time.monotonic()  # an evaluation is not counted as training time
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seal the checkpoint that was just written."""
+        if self._first:
+            checkpoints.seal(self._folder, state.global_step, self._key)
+            self._emit(Saved(step=state.global_step))
+
+    def _measure(self, tokens: float) -> None:
+        now = time.monotonic()
+        took, self._clock = now - self._clock, now
+        grown, self._tokens = tokens - self._tokens, tokens
+        if took > 0 and grown > 0:
+            fresh = grown / took
+            self._speed = fresh if not self._speed else 0.9 * self._speed + 0.1 * fresh
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the GPU where there is one, else of the process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

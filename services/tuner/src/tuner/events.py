@@ -1,0 +1,115 @@
+"""What the training child tells its supervisor: one JSON object a line over a Unix socket."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, TypeAlias
+
+import msgspec
+
+from tuner.data.preview import Preview
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The data is read."""
+
+    preview: Preview
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first step is about to begin."""
+
+    total_steps: int
+    resumed_from: int
+    micro_batch: int
+    accumulation: int
+    packing: str
+    """How samples share a row, in words."""
+    trainable_parameters: int
+
+
+class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One optimizer step is done."""
+
+    step: int
+    epoch: float
+    loss: float | None
+    learning_rate: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The held-out samples were looked at."""
+
+    step: int
+    loss: float
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A whole checkpoint is on the disk."""
+
+    step: int
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Something that the user should know."""
+
+    message: str
+
+
+class Estimated(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a dry run found out."""
+
+    total_steps: int
+    seconds: float
+    tokens: int
+    peak_memory_bytes: int
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The child cannot go on; `code` is an ExitCode."""
+
+    code: int
+    message: str
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The adapter lies in the staging folder."""
+
+    step: int
+
+
+Event: TypeAlias = Prepared | Started | Stepped | Evaluated | Saved | Note | Estimated | Failed | Finished
+LINE_LIMIT: Final = 1 << 20
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(Event)
+
+
+def decode(line: bytes) -> Event | None:
+    """Return the event of a line, None for anything else."""
+    try:
+        return _decoder.decode(line)
+    except msgspec.MsgspecError:
+        return None
+
+
+class Emitter:
+    """The child's end. A supervisor that is gone is no reason to lose a checkpoint: errors are remembered, not raised."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: socket.socket | None = None
+        if address:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(30)
+            self._socket.connect(address)
+
+    def __call__(self, event: Event) -> None:
+        """Send one event."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendall(_encoder.encode(event) + b"\n")
+        except OSError:
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,123 @@
+"""The base model in memory: loaded, quantised, wrapped. torch and transformers are imported inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tuner.config.recipe import Recipe
+from tuner.exits import ExitCode, FatalError
+from tuner.schedule import Hardware
+
+
+def context_length(folder: Path) -> int:
+    """Tokens that the model can hold, by its config.json; 0 where that says nothing. Raises FatalError."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise FatalError(
+            ExitCode.WEIGHTS_MISSING, f"{folder} holds no config.json: check the preset's weights image or the volume"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise FatalError(ExitCode.WEIGHTS_INVALID, f"{folder}/config.json cannot be read: {error}") from error
+    length = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return length if isinstance(length, int) else 0
+
+
+def hardware() -> Hardware:
+    """Look at the devices of this process."""
+    import os
+
+    import torch
+
+    cuda = bool(torch.cuda.is_available())
+    # V100 and T4 emulate bfloat16 in software, slower than float32: what counts is the compute capability.
+    bf16 = torch.cuda.get_device_capability()[0] >= 8 if cuda else True
+    return Hardware(cuda=cuda, bf16=bf16, processes=int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def load_tokenizer(folder: Path, recipe: Recipe) -> Any:
+    """Load the tokenizer, with the configured chat template and a padding token. Raises FatalError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    if recipe.chat_template:
+        path = Path(recipe.chat_template)
+        tokenizer.chat_template = path.read_text() if path.is_file() else recipe.chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(folder: Path, recipe: Recipe, found: Hardware) -> Any:
+    """Load the frozen base, quantised where the recipe says so. Raises FatalError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = _dtype(recipe, found)
+    arguments: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    if found.cuda:
+        arguments["device_map"] = {"": torch.cuda.current_device()}
+    if recipe.attention:
+        arguments["attn_implementation"] = recipe.attention
+    if recipe.quantization is not None:
+        arguments["quantization_config"] = _bits_and_bytes(recipe, dtype)
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **arguments)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the model in {folder} cannot be loaded: {error}") from error
+
+
+def lora_config(recipe: Recipe, base: Any) -> Any:
+    """Return PEFT's configuration; every name that the user lists must match a layer. Raises FatalError."""
+    from peft import LoraConfig
+
+    targets = recipe.lora["target_modules"]
+    if isinstance(targets, list):
+        names = {name.rpartition(".")[2] for name, _ in base.named_modules()} | {n for n, _ in base.named_modules()}
+        missing = [target for target in targets if not any(n == target or n.endswith("." + target) for n in names)]
+        if missing:
+            linear = sorted({n.rpartition(".")[2] for n, m in base.named_modules() if "Linear" in type(m).__name__})
+            raise FatalError(
+                ExitCode.CONFIG_INVALID,
+                f"LoraConfig.target_modules: the model has no layer {', '.join(missing)}; it has {', '.join(linear)}. "
+                "Leave target_modules out for all linear layers",
+            )
+    try:
+        return LoraConfig(**recipe.lora)
+    except (TypeError, ValueError) as error:
+        raise FatalError(ExitCode.CONFIG_INVALID, f"LoraConfig: {error}") from error
+
+
+def _dtype(recipe: Recipe, found: Hardware) -> Any:
+    import torch
+
+    named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if recipe.dtype == "auto":
+        return torch.bfloat16 if found.bf16 else torch.float16
+    if recipe.dtype == "bfloat16" and not found.bf16:
+        return torch.float16
+    return named[recipe.dtype]
+
+
+def _bits_and_bytes(recipe: Recipe, dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    wanted = recipe.quantization
+    assert wanted is not None
+    skip = list(wanted.skip_modules) or None
+    if wanted.bits == 8:
+        return BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=wanted.threshold, llm_int8_skip_modules=skip
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=wanted.kind,
+        bnb_4bit_use_double_quant=wanted.double,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skip,
+    )

@@ -1,0 +1,148 @@
+"""What comes out: the adapter in safetensors, a README and the training report; then a manifest, which finishes it."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tuner import folder_manifest
+from tuner.data.preview import Preview
+from tuner.job import Job
+from tuner.loss_curve import svg
+
+MANIFEST: Final = "kaito_manifest.json"
+REPORT: Final = "training_report.json"
+_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "README.md", REPORT)
+_PACKAGES: Final = ("tuner", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+_MODE: Final = 0o644
+"""PEFT writes 0600; the packager and a server run as other users."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a finished run."""
+
+    job: Job
+    preview: Preview
+    losses: tuple[tuple[int, float], ...]
+    eval_losses: tuple[tuple[int, float], ...]
+    steps: int
+    seconds: float
+    packing: str
+
+
+class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """training_report.json: the packager reads the first fields, the rest travels with the adapter."""
+
+    base_model: str
+    method: str
+    dataset_digests: list[str]
+    config_digest: str
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    finished_at: str
+    config: dict[str, Any]
+    data: dict[str, Any]
+    packing: str
+    losses: list[tuple[int, float]]
+    eval_losses: list[tuple[int, float]]
+
+
+def write(staging: Path, adapter: Any, tokenizer: Any, facts: Facts) -> None:
+    """Write the adapter and the words about it into a fresh folder."""
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    # The Hub is never asked whether the vocabulary grew: it did not.
+    adapter.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
+    _name_base(staging / "adapter_config.json", facts.job.base_model)
+    report = training_report(facts)
+    (staging / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    (staging / "README.md").write_text(readme(report, facts), encoding="utf-8")
+    for path in staging.iterdir():
+        path.chmod(_MODE)
+
+
+def publish(staging: Path, output: Path, key: str) -> None:
+    """Move the files to the output folder and finish it with its manifest, last and atomically."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MANIFEST).unlink(missing_ok=True)  # an older result is no longer whole from here on
+    for name in _FILES:
+        partial = output / f".{name}.partial"
+        shutil.copyfile(staging / name, partial)  # the output may be another file system
+        partial.chmod(_MODE)
+        partial.replace(output / name)
+    folder_manifest.seal(output, MANIFEST, key, _FILES)
+
+
+def finished(output: Path, key: str) -> bool:
+    """Whether the folder holds the whole result of exactly this request."""
+    return folder_manifest.whole(output, MANIFEST, key)
+
+
+def training_report(facts: Facts) -> TrainingReport:
+    """Return the report. Reads the clock and the installed versions."""
+    metrics = {"steps": float(facts.steps), "trainSeconds": round(facts.seconds, 1)}
+    if facts.losses:
+        metrics["loss"] = facts.losses[-1][1]
+    if facts.eval_losses:
+        metrics["evalLoss"] = facts.eval_losses[-1][1]
+    recipe = facts.job.recipe
+    data = msgspec.to_builtins(facts.preview)
+    data.pop("examples")  # samples may be private; the registry may be public
+    return TrainingReport(
+        base_model=facts.job.base_model,
+        method=recipe.method.value,
+        dataset_digests=[f"sha256:{file.sha256}" for file in facts.job.files],
+        config_digest=f"sha256:{facts.job.key}",
+        metrics=metrics,
+        versions=_versions(),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=msgspec.to_builtins(recipe),
+        data=data,
+        packing=facts.packing,
+        losses=_thinned(facts.losses),
+        eval_losses=list(facts.eval_losses),
+    )
+
+
+def readme(report: TrainingReport, facts: Facts) -> str:
+    """Return the README, with the loss curve as a picture in it."""
+    metrics = "\n".join(f"| {name} | {value:g} |" for name, value in report.metrics.items())
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    sources = "\n".join(
+        f"- {source.name} ({source.format}, {source.shape}): {source.used} of {source.rows} rows, sha256 {source.sha256}"
+        for source in facts.preview.sources
+    )
+    return (
+        f"---\nlibrary_name: peft\nbase_model: {report.base_model}\ntags: [lora]\n---\n\n"
+        f"# Adapter for {report.base_model}\n\nTrained with {report.method}, finished {report.finished_at}. "
+        f"The whole configuration is in `{REPORT}`.\n\n"
+        f"| | |\n|---|---|\n{metrics}\n\n## Data\n\n{facts.preview.summary()}.\n\n{sources}\n\n"
+        f"## Loss\n\n{svg(report.losses, report.eval_losses)}\n\n## Versions\n\n{versions}\n"
+    )
+
+
+def _thinned(points: tuple[tuple[int, float], ...], most: int = 500) -> list[tuple[int, float]]:
+    stride = max(1, -(-len(points) // most))
+    return [*points[:-1:stride], *points[-1:]]
+
+
+def _name_base(path: Path, name: str) -> None:
+    """PEFT notes the folder that the base was loaded from; users need its name."""
+    config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    config["base_model_name_or_path"] = name
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2) + b"\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,129 @@
+"""How many samples a step takes, how many steps there are, and the arguments for trl that follow. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from tuner.config.recipe import Recipe
+
+EFFECTIVE_BATCH: Final = 8
+"""Samples of one optimizer step, over all devices, where the user says nothing."""
+LEARNING_RATE: Final = 2e-4
+EPOCHS: Final = 3
+WARMUP_SHARE: Final = 0.03
+MAX_LENGTH: Final = 4096
+"""Tokens of a sample where the user says nothing; models of long context change their position encoding above it."""
+SAVES: Final = 10
+"""Checkpoints spread over a run, where the user says nothing."""
+MAX_SAVE_STEPS: Final = 500
+_OWN: Final = frozenset({"max_length", "eval_strategy", "gradient_accumulation_steps", "per_device_train_batch_size"})
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Samples of one forward pass on one device, and how many of those make a step."""
+
+    micro: int
+    accumulation: int
+
+    @property
+    def per_device(self) -> int:
+        """Samples of one step on one device."""
+        return self.micro * self.accumulation
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process finds."""
+
+    cuda: bool = False
+    bf16: bool = True
+    processes: int = 1
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that a trainer sees: samples, or packed rows of them."""
+
+    train: int
+    held_out: int
+
+
+def batch(recipe: Recipe, processes: int, micro_limit: int | None) -> Batch:
+    """Return the batch that the user asks for, in pieces of at most `micro_limit` samples."""
+    given = recipe.training
+    micro = given.get("per_device_train_batch_size", max(1, EFFECTIVE_BATCH // processes))
+    whole = micro * given.get("gradient_accumulation_steps", 1)
+    limit = micro if micro_limit is None else min(micro, micro_limit)
+    micro = max(piece for piece in range(1, max(1, limit) + 1) if whole % piece == 0)
+    return Batch(micro, whole // micro)
+
+
+def smaller(present: Batch) -> int | None:
+    """Return the micro-batch to try when memory ran out, None when it is one sample already."""
+    return present.micro // 2 if present.micro > 1 else None
+
+
+def max_length(recipe: Recipe, context: int) -> int:
+    """The longest sample, in tokens."""
+    wanted = recipe.training.get("max_length", MAX_LENGTH)
+    return min(wanted, context) if context > 0 else int(wanted)
+
+
+def total_steps(recipe: Recipe, rows: int, made: Batch, processes: int) -> int:
+    """Optimizer steps of the whole run, as transformers counts them."""
+    asked = recipe.training.get("max_steps", -1)
+    if asked > 0:
+        return int(asked)
+    micro_batches = math.ceil(math.ceil(rows / processes) / made.micro)
+    per_epoch = max(1, math.ceil(micro_batches / made.accumulation))
+    return math.ceil(recipe.training.get("num_train_epochs", EPOCHS) * per_epoch)
+
+
+def save_steps(recipe: Recipe, steps: int) -> int:
+    """Steps between two checkpoints: the most that a crash can cost."""
+    asked = recipe.training.get("save_steps")
+    if asked is None:
+        return max(1, min(MAX_SAVE_STEPS, steps // SAVES))
+    return max(1, math.ceil(asked * steps) if asked < 1 else int(asked))
+
+
+def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *, padding_free: bool) -> dict[str, Any]:
+    """Return the arguments of trl.SFTConfig, but for its folders."""
+    steps = total_steps(recipe, counts.train, made, hardware.processes)
+    every = save_steps(recipe, steps)
+    evaluates = counts.held_out > 0 and recipe.training.get("eval_strategy", "steps") != "no"
+    bf16 = recipe.training.get("bf16", recipe.dtype in ("bfloat16", "auto") and hardware.bf16)
+    result: dict[str, Any] = {
+        "learning_rate": LEARNING_RATE,
+        "num_train_epochs": EPOCHS,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": WARMUP_SHARE,
+        "save_total_limit": 2,
+        "per_device_eval_batch_size": made.micro,
+        "gradient_checkpointing": hardware.cuda,
+        "optim": "adamw_torch_fused" if hardware.cuda else "adamw_torch",
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": hardware.cuda,
+        **{name: value for name, value in recipe.training.items() if name not in _OWN},
+        "per_device_train_batch_size": made.micro,
+        "gradient_accumulation_steps": made.accumulation,
+        "use_cpu": not hardware.cuda,
+        "bf16": bf16,
+        "fp16": bool(recipe.training.get("fp16", hardware.cuda and not bf16 and recipe.dtype != "float32")),
+        "save_strategy": "steps",
+        "save_steps": every,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": recipe.training.get("eval_steps", every),
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "padding_free": padding_free,
+        "max_length": None,  # samples are cut, and counted, before
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    if "train_sampling_strategy" not in recipe.training:
+        result["train_sampling_strategy"] = "random" if padding_free else "group_by_length"
+    return result

@@ -1,0 +1,215 @@
+"""The training child: `python -m tuner.train JOB.json`, under torchrun where there are several devices.
+
+A process of its own, so that a crash of CUDA, a hang or a kill costs the supervisor nothing but a restart.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tuner import checkpoints, model, result, schedule
+from tuner.data import prepare
+from tuner.data.tokens import Encoder
+from tuner.events import Emitter, Estimated, Failed, Finished, Note, Prepared, Started
+from tuner.exits import ExitCode, FatalError
+from tuner.job import Job
+from tuner.packing_check import packed_equals_single
+
+if TYPE_CHECKING:
+    from tuner.callbacks import RunCallback
+
+ROW_TOKENS: Final = 4096
+"""Longest row of joined samples, in tokens: without a flash kernel attention costs the square of it."""
+DRY_STEPS: Final = 2
+"""Steps of a dry run; the first one is slow, so the second one is taken for the estimate."""
+_SHARED: Final = "samples of a micro-batch share a row, without padding"
+
+
+class Run:
+    """One training run in this process."""
+
+    def __init__(self, job: Job, emit: Emitter) -> None:
+        self.job = job
+        self.emit = emit
+        self.first = int(os.environ.get("RANK", "0")) == 0
+        self.trainer: Any = None
+        self._callback: RunCallback | None = None
+        self._interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """Handle SIGTERM: stop after the present step, with a checkpoint; before the first step, at once."""
+        self._interrupted = True
+        if self._callback is None:
+            raise FatalError(ExitCode.INTERRUPTED, "stopped before the first step")
+        self._callback.interrupt()
+
+    def execute(self) -> None:
+        """Train and leave the adapter in the staging folder. Raises FatalError."""
+        job = self.job
+        found = model.hardware()
+        tokenizer = model.load_tokenizer(Path(job.model), job.recipe)
+        longest = schedule.max_length(job.recipe, model.context_length(Path(job.model)))
+        encoder = Encoder(tokenizer, max_length=longest, assistant_only=job.recipe.assistant_only)
+        preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared))
+        if self.first:
+            self.emit(Prepared(preview=preview))
+        base = model.load_base(Path(job.model), job.recipe, found)
+        made = schedule.batch(job.recipe, found.processes, job.micro_limit)
+        average = preview.tokens / preview.samples
+        padding_free, words = self._packing(base, made, average)
+        train_set, held_out = self._datasets(longest)
+        counts = schedule.Counts(train=len(train_set), held_out=len(held_out) if held_out is not None else 0)
+        arguments = schedule.arguments(job.recipe, made, found, counts, padding_free=padding_free)
+        self._build(base, tokenizer, arguments, train_set, held_out)
+        checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
+        steps = schedule.total_steps(job.recipe, counts.train, made, found.processes)
+        if self.first:
+            self.emit(
+                Started(
+                    total_steps=steps,
+                    resumed_from=checkpoints.step_of(checkpoint),
+                    micro_batch=made.micro,
+                    accumulation=made.accumulation,
+                    packing=words,
+                    trainable_parameters=sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad),
+                )
+            )
+        began = time.monotonic()
+        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        if self._interrupted:
+            raise FatalError(ExitCode.INTERRUPTED, f"stopped after step {self.trainer.state.global_step}, which is kept")
+        if job.dry_run:
+            self._estimate(steps, preview.tokens)
+            return
+        if self.first:
+            self._save(tokenizer, preview, time.monotonic() - began, words)
+
+    def _packing(self, base: Any, made: schedule.Batch, average: float) -> tuple[bool, str]:
+        """Decide how samples share a row; return whether without padding, and the words for it."""
+        wanted = self.job.recipe.packing
+        if wanted is False:
+            return False, "padded, grouped by length"
+        if not packed_equals_single(base):
+            why = "this model does not keep packed samples apart, so they are padded and grouped by length"
+            self.emit(Note(message=why))
+            return False, f"padded, grouped by length: {why}"
+        if wanted:
+            return True, "rows are filled with samples up to max_length"
+        if made.micro * average > ROW_TOKENS and not _flash(base):
+            return False, "padded, grouped by length: samples are long and there is no flash attention kernel"
+        return True, _SHARED
+
+    def _datasets(self, longest: int) -> tuple[Any, Any]:
+        from datasets import Dataset
+        from trl import pack_dataset
+
+        table = Dataset.from_file(str(Path(self.job.prepared) / prepare.TABLE))
+        train, held = prepare.split(len(table), self.job.recipe.data)
+        train_set = table.select(train)
+        if self.job.recipe.packing:
+            train_set = pack_dataset(train_set.select_columns(["input_ids", "labels"]), longest, "bfd")
+        return train_set, table.select(held) if held else None
+
+    def _build(self, base: Any, tokenizer: Any, arguments: dict[str, Any], train_set: Any, held_out: Any) -> None:
+        from transformers.utils.logging import disable_progress_bar
+        from trl import SFTConfig, SFTTrainer
+
+        from tuner.callbacks import RunCallback
+
+        disable_progress_bar()
+        job = self.job
+        if job.dry_run:
+            arguments |= {"max_steps": DRY_STEPS, "save_strategy": "no", "eval_strategy": "no"}
+        try:
+            config = SFTConfig(output_dir=job.checkpoints, **arguments)
+            self._callback = RunCallback(self.emit, Path(job.checkpoints), job.key, first=self.first)
+            self.trainer = SFTTrainer(
+                model=base,
+                args=config,
+                train_dataset=train_set,
+                eval_dataset=held_out,
+                processing_class=tokenizer,
+                peft_config=model.lora_config(job.recipe, base),
+                callbacks=[self._callback],
+            )
+        except (TypeError, ValueError) as error:
+            raise FatalError(ExitCode.CONFIG_INVALID, f"TrainingArguments do not fit together: {error}") from error
+        if arguments["eval_strategy"] != "no" and config.load_best_model_at_end and config.metric_for_best_model is None:
+            config.metric_for_best_model = "eval_loss"
+
+    def _estimate(self, steps: int, tokens: int) -> None:
+        from tuner.callbacks import peak_memory
+
+        seconds = (time.monotonic() - self._second_step_began()) * steps
+        self.emit(Estimated(total_steps=steps, seconds=seconds, tokens=tokens, peak_memory_bytes=peak_memory()))
+
+    def _second_step_began(self) -> float:
+        assert self._callback is not None
+        return self._callback.last_step_began
+
+    def _save(self, tokenizer: Any, preview: Any, seconds: float, packing: str) -> None:
+        assert self._callback is not None
+        result.write(
+            Path(self.job.staging),
+            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            tokenizer,
+            result.Facts(
+                job=self.job,
+                preview=preview,
+                losses=tuple(self._callback.losses),
+                eval_losses=tuple(self._callback.eval_losses),
+                steps=self.trainer.state.global_step,
+                seconds=seconds,
+                packing=packing,
+            ),
+        )
+        self.emit(Finished(step=self.trainer.state.global_step))
+
+
+def _flash(base: Any) -> bool:
+    return "flash" in str(getattr(base.config, "_attn_implementation", ""))
+
+
+def main() -> int:
+    """Run the job named on the command line; return the exit code."""
+    faulthandler.enable()  # the supervisor sends SIGABRT to a child that hangs: the log then says where
+    logging.basicConfig(level=logging.WARNING)
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    emit = Emitter(job.events if int(os.environ.get("RANK", "0")) == 0 else "")
+    run = Run(job, emit)
+    signal.signal(signal.SIGTERM, run.interrupt)
+    try:
+        run.execute()
+    except FatalError as error:
+        emit(Failed(code=int(error.code), message=str(error)))
+        return int(error.code)
+    except Exception as error:
+        if not out_of_memory(error):
+            emit(Failed(code=int(ExitCode.TRAINING_FAILED), message=f"{type(error).__name__}: {error}"[:1000]))
+            raise
+        message = f"out of memory with {schedule.batch(job.recipe, 1, job.micro_limit).micro} samples at a time"
+        emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message))
+        return int(ExitCode.OUT_OF_MEMORY)
+    return int(ExitCode.OK)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the GPU or of the machine, ran out."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
