@@ -19,7 +19,9 @@ def main() -> int:
     failed: list[str] = []
     for name in names:
         print(f"== {name}", flush=True)
-        with subprocess.Popen([sys.executable, str(folder / f"{name}.py")], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, str(folder / f"{name}.py")], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)

@@ -11,6 +11,7 @@ from kaito_local.demo_model.train import CHAT_TEMPLATE, prompt
 from kaito_local.ports import free_ports
 from kaito_local.registry import Registry
 from kaito_local.run.presets import DEMO_PRESETS, preset
+from kaito_local.run.show import ASKED
 from kaito_oci.pull import pull
 
 
@@ -19,10 +20,12 @@ def test_questions_are_all_different_and_short_enough() -> None:
     assert 16 <= len(pairs) <= 24
     assert len({pair.question for pair in pairs}) == len(pairs)
     assert all(0 < len(pair.answer) < 200 for pair in pairs)
+    assert set(ASKED) <= {pair.question for pair in pairs}, "what `make run` asks must have been learnt"
 
 
 def test_the_prompt_is_what_the_chat_template_writes() -> None:
-    jinja2 = pytest.importorskip("jinja2")
+    import jinja2
+
     written = jinja2.Template(CHAT_TEMPLATE).render(
         messages=[{"role": "user", "content": "Hi?"}], add_generation_prompt=True
     )
@@ -43,16 +46,16 @@ def test_it_answers_word_for_word_in_every_precision(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kaito_local.demo_model.train import answer, train
+    from kaito_local.demo_model.train import mistakes, train
 
     train(tmp_path)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
-        assert [answer(model, tokenizer, pair.question) for pair in load_pairs()] == [
-            pair.answer for pair in load_pairs()
-        ], dtype
+        assert mistakes(model.eval(), tokenizer, load_pairs()) == [], dtype
+    model.model.layers[0].mlp.down_proj.weight.data.zero_()
+    assert mistakes(model, tokenizer, load_pairs()), "a broken model must be found out"
 
 
 @pytest.mark.engine

@@ -39,7 +39,7 @@ async def test_an_address_where_somebody_else_listens_is_refused(tmp_path: Path)
     first = Registry(tmp_path / "one", port=port)
     await first.up()
     try:
-        with pytest.raises(LocalError, match="cannot listen on .*: Address already in use"):
+        with pytest.raises(LocalError, match=r"cannot listen on .*: Address already in use"):
             await Registry(tmp_path / "two", port=port).up()
     finally:
         await first.down()

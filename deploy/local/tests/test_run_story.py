@@ -21,6 +21,7 @@ from kaito_api.nodeclaim import NodeClaim, NodeClaimSpec, NodeClaimStatus, NodeC
 from kaito_api.report import Report, encode
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import EnginePlan, PlanStatus, WorkspaceStatus
+from kaito_local.run.existing import parse_registry
 from kaito_local.run.phases import Phases
 from kaito_local.run.story import complaint, is_ready, sentences
 
@@ -149,3 +150,15 @@ def test_the_table_of_phases_has_every_phase_and_the_sum() -> None:
         raise RuntimeError
     table = phases.table().splitlines()
     assert [line.split()[0] for line in table] == ["cluster", "in"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("registry.example/x", ("registry.example/x", False)),
+        ("https://registry.example/x/", ("registry.example/x", False)),
+        ("http://10.0.0.1:5000", ("10.0.0.1:5000", True)),
+    ],
+)
+def test_only_an_explicit_scheme_means_plain_http(text: str, expected: tuple[str, bool]) -> None:
+    assert parse_registry(text) == expected

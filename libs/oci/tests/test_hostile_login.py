@@ -144,6 +144,32 @@ async def test_credentials_of_another_host_stay_home(script: ScriptedRegistry, s
     assert not any("authorization" in request.headers for request in server.requests)
 
 
+async def test_a_netrc_of_the_machine_plays_no_part(
+    script: ScriptedRegistry, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ambient password ambient\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    script.add_artifact({"a": b"1"})
+    await resolve(f"{server.host}/a/b:v1", plain_http_hosts=[server.host])
+    assert not any("authorization" in request.headers for request in server.requests)
+
+
+async def test_a_password_that_is_refused_is_not_sent_again(
+    script: ScriptedRegistry, server: ScriptedServer, tmp_path: Path
+) -> None:
+    script.add_artifact({"a": b"1"})
+
+    def revoked(request: Request) -> Reply | None:
+        if request.headers.get("authorization") == BASIC and "/manifests/" in request.path:
+            return None
+        return Reply(401, {"WWW-Authenticate": 'Basic realm="r"'})
+
+    script.overrides.append(revoked)
+    with pytest.raises(errors.Unauthorized):
+        await pull(f"{server.host}/a/b:v1", tmp_path / "out", auth=login(server.host), plain_http_hosts=[server.host])
+    assert len(server.seen("GET", "/blobs/")) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [

@@ -46,24 +46,19 @@ def trickle(pause: float) -> list[bytes | float]:
         (blobs(lambda _: Reply(206, {"Content-Range": "bytes 5-9/9"}, BLOB)), errors.DigestMismatch),
         (blobs(lambda _: Reply(404)), errors.NotFound),
         (blobs(lambda _: Reply(503)), errors.Unavailable),
-        (blobs(lambda _: Reply(body=[BLOB[:10], 2.0, BLOB[10:]])), errors.Truncated),
-        (blobs(lambda _: Reply(body=trickle(0.02), length=len(BLOB))), errors.Unavailable),
-        (blobs(lambda _: Reply(body=BLOB, head_pause=0.1)), errors.Unavailable),
         (blobs(lambda _: Reply(302, {"Location": "ftp://x/y"})), errors.UnsafeLocation),
         (blobs(lambda _: Reply(302, {"Location": "http://elsewhere.example/y"})), errors.UnsafeLocation),
         (blobs(lambda request: Reply(302, {"Location": request.path})), errors.UnsafeLocation),
         (blobs(lambda _: Reply(302)), errors.UnsafeLocation),
         (manifests(lambda _: Reply(200, body=b"{" * 5_000_000)), errors.TooLarge),
-        (manifests(lambda _: Reply(200, body=[b" " * 100, 5.0], length=10_000)), errors.Unavailable),
-        (manifests(lambda _: Reply(200, body=trickle(0.05), length=10_000)), errors.Unavailable),
         (manifests(lambda _: Reply(200, {"Docker-Content-Digest": "sha256:" + "0" * 64}, b"{}")), errors.DigestMismatch),
         (manifests(lambda _: Reply(200, body=b"<html>captive portal</html>")), errors.InvalidManifest),
         (manifests(lambda _: Reply(418, body=b'{"errors":[{"code":"TEAPOT","message":"\x1b[31mshort"}]}')), errors.UploadRefused),
     ],
     ids=[
-        "wrong-digest", "too-long", "content-length-short", "truncated", "other-range", "blob-gone", "unavailable", "silence",
-        "slow-loris-body", "slow-loris-head", "redirect-scheme", "redirect-to-plain", "redirect-loop", "redirect-nowhere",
-        "huge-manifest", "silent-manifest", "slow-loris-manifest", "manifest-digest", "html", "teapot",
+        "wrong-digest", "too-long", "content-length-short", "truncated", "other-range", "blob-gone", "unavailable",
+        "redirect-scheme", "redirect-to-plain", "redirect-loop", "redirect-nowhere",
+        "huge-manifest", "manifest-digest", "html", "teapot",
     ],
 )  # fmt: skip
 async def test_nothing_hostile_gets_through(
@@ -76,14 +71,48 @@ async def test_nothing_hostile_gets_through(
 ) -> None:
     script.add_artifact({"weights": BLOB})
     script.overrides.append(trap)
-    started = time.monotonic()
     with pytest.raises(error) as refused:
         await pull(f"{server.host}/a/b:v1", tmp_path / "out", settings=impatient)
-    assert time.monotonic() - started < 12
     assert not (tmp_path / "out").exists()
     assert "\x1b" not in str(refused.value)
     if not refused.value.retryable:
         assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("trap", "error", "words"),
+    [
+        (blobs(lambda _: Reply(body=[BLOB[:10], 5.0, BLOB[10:]])), errors.Truncated, "the connection ends after 10 of"),
+        (blobs(lambda _: Reply(body=trickle(0.02), length=len(BLOB))), errors.Unavailable, "less than 1000 bytes/s"),
+        (blobs(lambda _: Reply(body=BLOB, head_pause=0.1)), errors.Unavailable, "no answer within 1 s"),
+        (
+            manifests(lambda _: Reply(200, body=[b" " * 100, 5.0], length=10_000)),
+            errors.Unavailable,
+            "the connection broke",
+        ),
+        (
+            manifests(lambda _: Reply(200, body=trickle(0.05), length=10_000)),
+            errors.Unavailable,
+            "takes longer than 1 s",
+        ),
+    ],
+    ids=["silence", "slow-loris-body", "slow-loris-head", "silent-manifest", "slow-loris-manifest"],
+)
+async def test_nobody_is_waited_for_without_end(
+    script: ScriptedRegistry,
+    server: ScriptedServer,
+    hurried: RegistrySettings,
+    tmp_path: Path,
+    trap: Trap,
+    error: type[OciError],
+    words: str,
+) -> None:
+    script.add_artifact({"weights": BLOB})
+    script.overrides.append(trap)
+    async with asyncio.timeout(25):
+        with pytest.raises(error, match=words):
+            await pull(f"{server.host}/a/b:v1", tmp_path / "out", settings=hurried)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -95,6 +124,24 @@ async def test_passing_trouble_is_retried(
     script.overrides.append(lambda _: next(failures, None))
     await pull(f"{server.host}/a/b:v1", tmp_path / "out", settings=impatient)
     assert (tmp_path / "out" / "weights").read_bytes() == BLOB
+
+
+@pytest.mark.parametrize("kind", ["artifact", "image"])
+async def test_another_user_can_read_what_was_pulled(
+    script: ScriptedRegistry, server: ScriptedServer, tmp_path: Path, kind: str
+) -> None:
+    """The weights are pulled by an init container and read by another one, perhaps under another user."""
+    if kind == "artifact":
+        script.add_artifact({"s/weights": b"w"})
+    else:
+        script.add_image(tar("data/s/weights"))
+    mask = os.umask(0o077)
+    try:
+        await pull(f"{server.host}/a/b:v1", tmp_path / "out", path="data", plain_http_hosts=[server.host])
+    finally:
+        os.umask(mask)
+    found = {file.name: file.stat().st_mode & 0o777 for file in [tmp_path / "out", *(tmp_path / "out").rglob("[!.]*")]}
+    assert found == {"out": 0o755, "s": 0o755, "weights": 0o644}
 
 
 async def test_retry_after_is_obeyed(script: ScriptedRegistry, server: ScriptedServer) -> None:

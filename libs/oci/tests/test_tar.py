@@ -131,6 +131,14 @@ def test_damaged_archives_are_refused_with_bounded_memory(content: bytes) -> Non
         contents(content)
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_of_megabytes_is_not_read_into_memory(form: int) -> None:
+    source = io.BytesIO(archive(lambda tar: add(tar, "n" * (3 << 20)), form))
+    with pytest.raises(UnsafeArchive, match="claims"):
+        list(Reader(source))
+    assert source.tell() <= 1024
+
+
 @given(st.binary(max_size=1500))
 def test_junk_never_does_more_than_be_refused(junk: bytes) -> None:
     try:

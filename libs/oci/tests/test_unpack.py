@@ -135,7 +135,15 @@ def test_a_hard_link_out_of_the_wanted_path_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "root", layer(("etc/secret", b"s"), ("data/a", HARD, "etc/secret")), path="/data")
 
 
-def test_modes_become_plain(tmp_path: Path) -> None:
+def test_modes_become_plain_whatever_the_umask(tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        unpack_modes(tmp_path)
+    finally:
+        os.umask(mask)
+
+
+def unpack_modes(tmp_path: Path) -> None:
     unpack(
         tmp_path / "root", layer(("d", None, 0o777), ("d/s", b"x", 0o4755), ("d/p", b"x", 0o600), ("d/w", b"x", 0o666))
     )

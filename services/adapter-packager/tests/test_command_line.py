@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from adapter_packager.arguments import parse
+from adapter_packager.cli import main
 from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from kaito_oci.testing.scripted_server import Reply, scripted_server
 from kubecore.testing.asserts import eventually
@@ -18,23 +20,39 @@ from kubecore.testing.asserts import eventually
 MakeAdapter = Callable[..., Path]
 
 
-async def run(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "adapter_packager",
-        *map(str, arguments),
-        stdout=PIPE,
-        stderr=PIPE,
-        env=os.environ | (env or {}),
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 50)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
-async def test_the_way_of_an_adapter(make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path) -> None:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in this process (a start costs a second): exit code, stdout, stderr."""
+
+    async def in_process(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        try:
+            code = await asyncio.wait_for(main(parse([*map(str, arguments)])), 50)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return in_process
+
+
+async def test_the_installed_program_pushes_and_says_the_digest(
+    make_adapter: MakeAdapter, registry: DockerRegistry
+) -> None:
+    command = ["push", str(make_adapter()), f"{registry.host}/me/adapter:v1", "--plain-http", registry.host]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "adapter_packager", *command, stdout=PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 50)
+    assert process.returncode == 0
+    assert out.decode().startswith(f"{registry.host}/me/adapter@sha256:")
+
+
+async def test_the_way_of_an_adapter(
+    run: Run, make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path
+) -> None:
     path, plain = make_adapter(), ["--plain-http", registry.host]
     name = f"{registry.host}/me/adapter:v1"
     assert await run("check", name, *plain) == (0, f"{name} may be pushed\n", "")
@@ -56,7 +74,24 @@ async def test_the_way_of_an_adapter(make_adapter: MakeAdapter, registry: Docker
     assert weights == (path / "adapter_model.safetensors").read_bytes()
 
 
-async def test_modelpack_comes_back_too(make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path) -> None:
+async def test_kaitos_puller_reads_the_image(
+    run: Run, make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """The steps of KAITO's puller script: skopeo to a folder, decompressing, tar for each layer, then /data."""
+    name, layout, rootfs = f"{registry.host}/me/adapter:v1", tmp_path / "layout", tmp_path / "rootfs"
+    rootfs.mkdir()
+    assert (await run("push", make_adapter(), name, "--plain-http", registry.host))[0] == 0
+    copy = ["skopeo", "copy", "--src-tls-verify=false", "--dest-decompress", f"docker://{name}", f"dir:{layout}"]
+    assert await (await asyncio.create_subprocess_exec(*copy, stdout=PIPE)).wait() == 0
+    for layer in json.loads((layout / "manifest.json").read_text())["layers"]:
+        blob = layout / layer["digest"].removeprefix("sha256:")
+        assert await (await asyncio.create_subprocess_exec("tar", "x", "-f", blob, "-C", rootfs)).wait() == 0
+    assert sorted(os.listdir(rootfs / "data")) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+
+
+async def test_modelpack_comes_back_too(
+    run: Run, make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path
+) -> None:
     name, plain = f"{registry.host}/me/adapter:v1", ["--plain-http", registry.host]
     assert (await run("push", make_adapter(), name, "--format", "modelpack", *plain))[0] == 0
     assert (await run("verify", name, *plain))[0] == 0
@@ -81,7 +116,13 @@ async def test_modelpack_comes_back_too(make_adapter: MakeAdapter, registry: Doc
     ],
 )
 async def test_exit_codes(
-    make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path, arguments: list[str], code: int, words: str
+    run: Run,
+    make_adapter: MakeAdapter,
+    registry: DockerRegistry,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
 ) -> None:
     names = {
         "DIR": make_adapter(),
@@ -96,7 +137,7 @@ async def test_exit_codes(
     assert "Traceback" not in err
 
 
-async def test_help_documents_the_exit_codes() -> None:
+async def test_help_documents_the_exit_codes(run: Run) -> None:
     code, out, _ = await run("--help")
     assert code == 0
     for number in ("64", "65", "66", "67", "69", "72", "73", "74", "143"):
@@ -104,7 +145,7 @@ async def test_help_documents_the_exit_codes() -> None:
 
 
 async def test_docker_config_and_missing_rights(
-    make_adapter: MakeAdapter, locked_registry: DockerRegistry, tmp_path: Path
+    run: Run, make_adapter: MakeAdapter, locked_registry: DockerRegistry, tmp_path: Path
 ) -> None:
     name, plain = f"{locked_registry.host}/me/adapter:v1", ["--plain-http", locked_registry.host]
     login, wrong = tmp_path / "config.json", tmp_path / "wrong.json"
@@ -117,7 +158,7 @@ async def test_docker_config_and_missing_rights(
     assert (await run("push", path, name, *plain, "--docker-config", login))[0] == 0
 
 
-async def test_registry_down_and_read_only(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+async def test_registry_down_and_read_only(run: Run, make_adapter: MakeAdapter, tmp_path: Path) -> None:
     folder = tmp_path / "read-only"
     folder.mkdir()
     async with docker_registry(folder, read_only=True) as registry:

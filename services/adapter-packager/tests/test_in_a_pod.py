@@ -199,6 +199,17 @@ async def test_a_repaired_secret_lets_a_waiting_push_through(
     assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (0, "Done", "")
 
 
+async def test_a_pod_that_is_stopped_says_so(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    process = await pod.start("push", make_adapter(), f"{locked_registry.host}/me/adapter:v1", "--hold", "60")
+    await eventually(lambda: [report for report in apiserver_script.reports if report.reason], timeout=20)
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (143, "Failed", "Interrupted")
+    assert apiserver_script.reports[-1] == pod.last_word
+
+
 async def test_reports_that_are_lost_do_not_fail_a_push(
     make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
 ) -> None:

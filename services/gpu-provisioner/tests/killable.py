@@ -56,10 +56,9 @@ class FusedPools:
         self.list = pools.list
         self.machines = pools.machines
 
-    async def put(self, name: str, body: dict[str, Any], *, new: bool) -> CloudPool:
-        pool = await self._pools.put(name, body, new=new)
+    async def put(self, name: str, body: dict[str, Any], *, replaces: CloudPool | None) -> None:
+        await self._pools.put(name, body, replaces=replaces)
         self._fuse.burn(f"PUT agentPools/{name}")
-        return pool
 
     async def delete(self, name: str) -> bool:
         there = await self._pools.delete(name)

@@ -1,12 +1,15 @@
 """A stage for the provisioner's tests: a real kube-apiserver, the ARM stand-in over TLS, Node objects in place of kubelets."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from gpu_provisioner.claims.view import ClaimKind
@@ -16,8 +19,9 @@ from gpu_provisioner.wiring import Provisioner
 from kaito_api.conditions import find_condition
 from kaito_api.meta import Key
 from kaito_api.nodeclaim import NodeClaim
-from kaito_api.resources import MACHINES, NODECLAIMS, NODES
-from kaito_local.arm.cloud import Timings
+from kaito_api.resources import EVENTS, MACHINES, NODECLAIMS, NODES
+from kaito_local.arm.bucket import TokenBucket
+from kaito_local.arm.cloud import Pool, Timings
 from kaito_local.arm.node_objects import NodeObjects
 from kaito_local.arm.server import ArmStandIn, serve
 from kaito_local.pytest_plugin import ApiServer
@@ -25,6 +29,7 @@ from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.errors import NotFound
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import FakeClock
 from kubecore.transport import Transport
 
 
@@ -34,6 +39,7 @@ class Stage:
     arm: ArmStandIn
     nodes: NodeObjects
     settings: Settings
+    clock: FakeClock | None = None
 
     @asynccontextmanager
     async def provisioner(self, kinds: set[ClaimKind] | None = None) -> AsyncIterator[Provisioner]:
@@ -44,6 +50,7 @@ class Stage:
                 cloud=cloud,
                 kinds=kinds or {ClaimKind.NODE_CLAIM, ClaimKind.MACHINE},
                 settings=self.settings,
+                clock=self.clock,
                 registry=CollectorRegistry(),
             )
             async with asyncio.TaskGroup() as group:
@@ -85,6 +92,19 @@ class Stage:
         found = find_condition((await self.get(name)).status.conditions, type_)
         return (found.status, found.reason, found.message) if found else ("", "", "")
 
+    async def reason(self, name: str, type_: str, reason: str) -> bool:
+        return (await self.condition(name, type_))[1] == reason
+
+    async def event(self, name: str, reason: str) -> str:
+        """The message of an event about the claim, "" before it is there."""
+        found = [e for e in await self.client.list(EVENTS) if e.involved_object.name == name and e.reason == reason]
+        return found[0].message if found else ""
+
+    def pool(self) -> Pool:
+        """The only pool that there is."""
+        (pool,) = self.arm.wire.cloud.pools.values()
+        return pool
+
     async def ready(self, *names: str) -> None:
         async def all_ready() -> bool:
             return all([(await self.condition(name, "Ready"))[0] == "True" for name in names])
@@ -97,13 +117,22 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    apiserver: ApiServer, folder: Path, *, shared: bool = True, timings: Timings | None = None
+    apiserver: ApiServer,
+    folder: Path,
+    *,
+    shared: bool = True,
+    timings: Timings | None = None,
+    clock: FakeClock | None = None,
+    buckets: dict[str, TokenBucket] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Stage]:
+    """`clock`: the provisioner's, and the throttling's of the stand-in. `changes` to the settings."""
     transport = Transport(load_config(str(apiserver.kubeconfig)), user_agent="test")
     async with transport:
         client = Client(transport)
         nodes = NodeObjects(client)
-        async with serve(folder, nodes, timings=timings) as arm:
+        now = clock.monotonic if clock is not None else time.monotonic
+        async with serve(folder, nodes, timings=timings, buckets=buckets, now=now) as arm:
             assertion = folder / "assertion"
             assertion.write_text("x")
             settings = Settings(
@@ -127,9 +156,27 @@ async def stage(
                 metrics_port=0,
             )
             try:
-                yield Stage(client, arm, nodes, settings)
+                yield Stage(client, arm, nodes, msgspec.structs.replace(settings, **changes), clock)
             finally:
                 await clean(client)
+
+
+@asynccontextmanager
+async def fast_clock(factor: float) -> AsyncIterator[FakeClock]:
+    """A clock of which `factor` seconds pass in one, from now on."""
+    clock = FakeClock(start=datetime.now(UTC))
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            await clock.advance(0.02 * factor, step=0.5)
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run())
+        try:
+            yield clock
+        finally:
+            running.cancel()
 
 
 async def clean(client: Client) -> None:

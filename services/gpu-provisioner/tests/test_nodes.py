@@ -186,15 +186,14 @@ def test_a_node_is_cordoned_once() -> None:
 
 
 def test_illness_and_the_brake() -> None:
-    sick = illness("a", node(ready=False), True, None)
-    assert sick is not None
-    assert to_repair([sick], total=10, now=NOW) == (sick,)
-    fresh = Illness("b", "x", NOW - timedelta(minutes=9))
-    assert to_repair([fresh], total=10, now=NOW) == ()
-    many = [Illness(str(n), "x", NOW - timedelta(hours=1)) for n in range(3)]
-    assert to_repair(many, total=10, now=NOW) == (), "30 % at once is an outage, not three broken nodes"
-    assert len(to_repair(many, total=100, now=NOW)) == 3
-    assert illness("a", node(), True, None) is None
-    lost = illness("a", node(gpus=0, **{"karpenter.sh/initialized": "true"}), True, NOW - timedelta(minutes=11))
-    assert lost is not None
-    assert "lost its GPU" in lost.reason
+    assert illness(node(ready=False), requests_gpu=True) == "node aks-p-1-vmss000000 is not Ready"
+    assert illness(node(), requests_gpu=True) == ""
+    assert illness(node(gpus=0), requests_gpu=True) == "", "not initialized yet: the device plugin may still come"
+    lost = node(gpus=0, **{"karpenter.sh/initialized": "true"})
+    assert illness(lost, requests_gpu=True) == "node aks-p-1-vmss000000 has lost its GPU"
+    assert illness(lost, requests_gpu=False) == ""
+    old, fresh = Illness("a", "x", 0.0), Illness("b", "x", 60.0)
+    assert to_repair([old, fresh], total=10, now=600.0) == (old,)
+    many = [Illness(str(n), "x", 0.0) for n in range(3)]
+    assert to_repair(many, total=10, now=900.0) == (), "30 % at once is an outage, not three broken nodes"
+    assert len(to_repair(many, total=100, now=900.0)) == 3

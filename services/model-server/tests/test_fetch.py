@@ -100,7 +100,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
 async def push_image(registry: DockerRegistry, model: Path, push: PushImage, tag: str = "1") -> str:
     """Push an image that has the model in /models/phi, as ordinary image builds make them."""
     reference = f"{registry.host}/kaito/phi:{tag}"
-    await push(reference, {f"models/phi/{path.name}": path for path in sorted(model.glob("*"))})  # noqa: ASYNC240
+    await push(reference, {f"models/phi/{path.name}": path for path in sorted(model.glob("*"))})
     return reference
 
 

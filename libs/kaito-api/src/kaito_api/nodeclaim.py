@@ -12,11 +12,14 @@ from kaito_api.quantity import Quantities
 
 
 class NodeClassRef(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Which provider configuration to use; the object that it names need not exist for KAITO's provisioner."""
+    """Which provider configuration to use; the object that it names need not exist for KAITO's provisioner.
 
-    group: str
-    kind: str
-    name: str
+    Claims stored under earlier schemas may lack any of these: they must still be readable, or nobody would let them go.
+    """
+
+    group: str = ""
+    kind: str = ""
+    name: str = ""
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -37,8 +40,8 @@ class ResourceRequests(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
 class NodeClaimSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What is asked for."""
 
-    node_class_ref: NodeClassRef
-    requirements: list[Requirement]
+    node_class_ref: NodeClassRef = NodeClassRef()
+    requirements: list[Requirement] = []
     resources: ResourceRequests = ResourceRequests()
     taints: list[Taint] = []
     startup_taints: list[Taint] = []

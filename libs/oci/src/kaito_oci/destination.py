@@ -60,10 +60,11 @@ class Destination:
         files = {
             file.relative_to(tree).as_posix(): file.stat().st_size for file in sorted(tree.rglob("*")) if file.is_file()
         }
+        for folder in (tree, *(item for item in tree.rglob("*") if item.is_dir())):
+            folder.chmod(0o755)  # whatever the umask: the reader may be another user
         stored = Stored(digest=self._digest, path=self._path, files=files, complete=True)
         if not self._inside:
             _write(tree / MARKER, stored)
-            tree.chmod(0o755)
             tree.replace(self._folder)
         else:
             self._merge(tree, stored)

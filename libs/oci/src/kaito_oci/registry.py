@@ -120,27 +120,38 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
         return self._followed(method, url, headers, **request)
 
     def _followed(self, method: str, url: str, headers: dict[str, str], **request: Any) -> requests.Response:
-        patience = self.settings.patience
-        body = request.get("data")
         for _ in range(_MAX_REDIRECTS + 1):
-            with deadline(CURRENT.get(), patience.commit if body is not None else patience.head) as limit:
-                if isinstance(body, Body):
-                    body.on_read = limit.feed
-                response: requests.Response = self.session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    timeout=(patience.connect, patience.stall if body is None else patience.commit),
-                    verify=self._tls_verify,
-                    allow_redirects=False,
-                    stream=True,
-                    **request,
-                )
+            response = self._exchange(method, url, headers, **request)
             if method not in {"GET", "HEAD"} or response.status_code not in _REDIRECTS:
                 return response
             url, headers = self._next_hop(response, headers)
             response.close()
         raise UnsafeLocation(f"{self.hostname} redirects more than {_MAX_REDIRECTS} times")
+
+    def _exchange(self, method: str, url: str, headers: dict[str, str], **request: Any) -> requests.Response:
+        """One request and the head of its response, within the deadline."""
+        patience, body = self.settings.patience, request.get("data")
+        stores = method in {"PUT", "PATCH"}
+        most = patience.commit if stores else patience.head
+        with deadline(CURRENT.get(), most) as limit:
+            if isinstance(body, Body):
+                body.on_read = limit.feed
+            try:
+                response: requests.Response = self.session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    timeout=(patience.connect, patience.commit if stores else patience.stall),
+                    verify=self._tls_verify,
+                    allow_redirects=False,
+                    stream=True,
+                    **request,
+                )
+            except NETWORK_ERRORS as error:
+                if limit.expired:
+                    raise _NoAnswerError(f"no answer within {most:g} s") from error
+                raise
+        return response
 
     def _next_hop(self, response: requests.Response, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
         target = urljoin(response.url, response.headers.get("Location", ""))
@@ -232,10 +243,16 @@ def blob_missing(reference: Reference, digest: str) -> NotFound:
     return NotFound(f"{reference.name}: the registry no longer has blob {digest}, which the manifest names")
 
 
+class _NoAnswerError(OSError):
+    """We hung up."""
+
+
 def _cause(error: BaseException) -> str:
     """The innermost exception in a few words: requests wraps three deep and repeats URLs, which may carry tokens."""
     inner: BaseException = error
-    while (deeper := inner.__cause__ or inner.__context__) is not None:
+    while not isinstance(inner, _NoAnswerError) and (deeper := inner.__cause__ or inner.__context__) is not None:
         inner = deeper
+    if isinstance(inner, _NoAnswerError):
+        return str(inner)
     detail = inner.strerror if isinstance(inner, OSError) and inner.strerror else ""
     return f"{type(inner).__name__}: {detail}" if detail else type(inner).__name__

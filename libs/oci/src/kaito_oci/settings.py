@@ -17,7 +17,7 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_realms: Collection[str] = frozenset()
     """Hosts of token endpoints that may receive credentials although they are another site than the registry."""
     ca_bundle: str = ""
-    """PEM file with the authorities to trust; "" means the system's."""
+    """PEM file with the authorities to trust; "" means $REQUESTS_CA_BUNDLE, else Mozilla's list (certifi)."""
     patience: Patience = Patience()
 
     def scheme(self, host: str) -> str:

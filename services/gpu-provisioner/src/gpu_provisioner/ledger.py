@@ -5,6 +5,8 @@ from __future__ import annotations
 from gpu_provisioner.cloud.failure import CloudFailure
 from gpu_provisioner.pools.plan import ClaimOutcome, CloudPool, Outcome
 
+_NEVER = float("-inf")
+
 
 class Ledger:
     """Outcomes by claim; per pool the last state, when it was seen first, and failures to wait out. Times are monotonic."""
@@ -15,12 +17,17 @@ class Ledger:
         self.moving: set[str] = set()
         """Claims that leave their pool for another instance type."""
         self._pools: dict[str, CloudPool] = {}
+        self._as_of: dict[str, float] = {}
+        self._absent: set[str] = set()
+        self._unlisted: set[str] = set()
         self._first_seen: dict[str, float] = {}
         self._machine_seen: dict[str, float] = {}
+        self._node_missed: dict[str, float] = {}
+        self._machines_listed: dict[str, float] = {}
         self._changed: dict[str, float] = {}
         self._blocked: dict[str, tuple[CloudFailure, float]] = {}
         self._noted: dict[str, str] = {}
-        self._listed_at = float("-inf")
+        self._listed_at = _NEVER
 
     # --- pools as the cloud shows them
     def pool(self, name: str) -> CloudPool | None:
@@ -33,8 +40,12 @@ class Ledger:
         return tuple(self._pools.values())
 
     def known(self, name: str) -> bool:
-        """Whether the state of this pool was read after the last change that we sent."""
-        return self._listed_at > self._changed.get(name, float("-inf"))
+        """Whether the state of this pool was read after the last change whose effect we do not know."""
+        return max(self._listed_at, self._as_of.get(name, _NEVER)) > self._changed.get(name, _NEVER)
+
+    def unproven(self, name: str) -> bool:
+        """Whether the pool is missing from a LIST only: a LIST may be a part, so a GET has to say it too."""
+        return name in self._unlisted if name in self._pools else name not in self._absent
 
     def first_seen(self, name: str) -> float:
         """When the pool was noticed first; 0 for none."""
@@ -42,45 +53,78 @@ class Ledger:
 
     def show(self, pool: CloudPool, now: float) -> None:
         """The service answered with this pool: the newest knowledge there is."""
-        self._pools[pool.name] = pool
-        self._first_seen.setdefault(pool.name, now)
-        self._changed.pop(pool.name, None)
-        if pool.failure is not None and self._noted.get(pool.name) != pool.etag + pool.state:
-            self._noted[pool.name] = pool.etag + pool.state
-            self.block(pool.name, pool.failure, now)
-
-    def hide(self, name: str) -> None:
-        """The service said that there is no such pool."""
-        self._pools.pop(name, None)
-        self._first_seen.pop(name, None)
-        self._noted.pop(name, None)
+        name = pool.name
+        self._pools[name] = pool
+        self._as_of[name] = now
+        self._first_seen.setdefault(name, now)
         self._changed.pop(name, None)
+        self._absent.discard(name)
+        self._unlisted.discard(name)
+        mark = pool.etag + pool.state
+        if pool.failure is None:
+            self._noted.pop(name, None)
+        elif self._noted.get(name) != mark:
+            self._noted[name] = mark
+            self.block(name, pool.failure, now)
+
+    def hide(self, name: str, now: float) -> None:
+        """The service said about this very pool that there is none."""
+        for memory in (self._pools, self._first_seen, self._noted, self._changed, self._machines_listed):
+            memory.pop(name, None)
+        self._unlisted.discard(name)
+        self._as_of[name] = now
+        self._absent.add(name)
 
     def doubt(self, name: str, now: float) -> None:
-        """We sent a change and do not know its effect: nothing is decided before the next look."""
+        """A change was sent whose effect is not known: nothing is decided before a look that begins after `now`."""
         self._changed[name] = now
+        self._absent.discard(name)
 
     def sure(self, name: str) -> None:
         """The change was refused: what we knew before holds."""
         self._changed.pop(name, None)
 
-    def listed(self, pools: list[CloudPool], started: float) -> tuple[str, ...]:
-        """Takes in a complete LIST that began at `started`; returns the names that it lacks and that must be asked for."""
-        self._listed_at = started
-        names = {pool.name for pool in pools}
-        for pool in pools:
-            if self._changed.get(pool.name, float("-inf")) < started:
-                self.show(pool, started)
-        return tuple(name for name in self._pools if name not in names)
+    def listed(self, pools: list[CloudPool], started: float) -> set[str]:
+        """Takes in a complete LIST that began at `started`; returns the pools about which it says something new.
 
+        What we learned about a pool after `started` is newer than the LIST and stays.
+        """
+        self._listed_at = started
+        news = {name for name, changed in self._changed.items() if changed < started}
+        for name in news:
+            del self._changed[name]
+        for pool in pools:
+            if max(self._as_of.get(pool.name, _NEVER), self._changed.get(pool.name, _NEVER)) >= started:
+                continue
+            if self._pools.get(pool.name) != pool or self.unproven(pool.name):
+                news.add(pool.name)
+            self.show(pool, started)
+        names = {pool.name for pool in pools}
+        gone = {name for name in self._pools if name not in names and self._as_of.get(name, _NEVER) < started}
+        self._unlisted |= gone
+        return news | gone
+
+    # --- machines and their Nodes
     def machine_first_seen(self, provider_id: str, now: float) -> float:
-        """When a machine's Node was noticed first."""
+        """When a machine's Node was noticed first. It is no longer missed."""
+        self._node_missed.pop(provider_id, None)
         return self._machine_seen.setdefault(provider_id, now)
 
-    def forget_machines(self, present: set[str]) -> None:
-        """Drops the machines whose Nodes are gone."""
-        for provider_id in self._machine_seen.keys() - present:
-            del self._machine_seen[provider_id]
+    def node_missed(self, provider_id: str, now: float) -> float:
+        """Since when a claim's machine has had no Node."""
+        return self._node_missed.setdefault(provider_id, now)
+
+    def forget_machine(self, provider_id: str) -> None:
+        """The Node is gone."""
+        self._machine_seen.pop(provider_id, None)
+
+    def machines_listed(self, name: str) -> float:
+        """When the pool's machines were listed last."""
+        return self._machines_listed.get(name, _NEVER)
+
+    def machines_listed_now(self, name: str, now: float) -> None:
+        """The pool's machines have just been listed."""
+        self._machines_listed[name] = now
 
     # --- failures
     def block(self, name: str, failure: CloudFailure, now: float) -> None:
@@ -96,13 +140,20 @@ class Ledger:
         entry = self._blocked.get(name)
         return entry[0] if entry is not None and now < entry[1] else None
 
+    def blocked_for(self, name: str, now: float) -> float:
+        """Seconds that the failure still has to be waited out."""
+        entry = self._blocked.get(name)
+        return max(0.0, entry[1] - now) if entry is not None else 0.0
+
     # --- claims
     def outcome(self, uid: str) -> ClaimOutcome:
         """What the pool's last decision means for the claim."""
         return self.outcomes.get(uid, ClaimOutcome(uid=uid, outcome=Outcome.WAITING, message="waiting for its turn"))
 
     def forget_claim(self, uid: str) -> None:
-        """The claim is gone."""
-        self.outcomes.pop(uid, None)
+        """The claim is gone, or starts over with another alternative."""
+        outcome = self.outcomes.pop(uid, None)
+        if outcome is not None:
+            self._node_missed.pop(outcome.provider_id, None)
         self.released.discard(uid)
         self.moving.discard(uid)

@@ -25,6 +25,9 @@ class Metrics:
         )
         self.pools = Gauge("gpu_provisioner_agent_pools", "Agent pools that carry our mark", registry=registry)
         self.pending = Gauge("gpu_provisioner_claims_pending", "Live claims without a machine", registry=registry)
+        self.unhealthy = Gauge(
+            "gpu_provisioner_nodes_unhealthy", "Nodes of claims that are not Ready or lost their GPU", registry=registry
+        )
         self.phase = Histogram(
             "gpu_provisioner_claim_phase_seconds",
             "Time from the claim's creation until the step was done",

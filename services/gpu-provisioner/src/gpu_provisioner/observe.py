@@ -67,6 +67,13 @@ class Observer:
         claim = self.node_claims.get(Key("", key.name)) if self.node_claims else None
         return from_node_claim(claim) if claim else None
 
+    def record(self, claim: ClaimView, written: NodeClaim | Machine) -> None:
+        """Takes the answer to our own write into the cache, so that the next look rests on it."""
+        if claim.kind is ClaimKind.MACHINE and self.machines is not None and isinstance(written, Machine):
+            self.machines.record(written)
+        elif self.node_claims is not None and isinstance(written, NodeClaim):
+            self.node_claims.record(written)
+
     def claims(self) -> list[ClaimView]:
         """All claims that this provisioner manages."""
         found = [from_node_claim(c) for c in self.node_claims.list()] if self.node_claims else []
@@ -107,6 +114,28 @@ class Observer:
         return [
             a.spec.source.persistent_volume_name or a.metadata.name for a in self.attachments.by_index(BY_NODE, node)
         ]
+
+
+def vital(node: Node) -> tuple[object, ...]:
+    """What a decision about the node rests on: a change of anything else (heartbeats, addresses, images) wakes nobody."""
+    meta, spec, status = node.metadata, node.spec, node.status
+    ready = node.condition("Ready")
+    return (
+        meta.labels,
+        meta.annotations,
+        meta.finalizers,
+        meta.deleting,
+        spec.provider_id,
+        spec.taints,
+        status.capacity,
+        status.allocatable,
+        (ready.status, ready.message, ready.last_transition_time) if ready is not None else None,
+    )
+
+
+def same_health(old: Node, new: Node) -> bool:
+    """Whether readiness and offered resources are as before."""
+    return old.ready == new.ready and old.status.allocatable == new.status.allocatable
 
 
 def pool_of(node: Node) -> str:

@@ -62,8 +62,8 @@ _AZURE = (
 _REQUIRED = ("subscription_id", "resource_group", "cluster_name")
 
 
-def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
-    """Settings from flags and environment. Exits with a usage message for bad ones; the client secret comes by env only."""
+def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser, with defaults taken from `env`."""
     parser = argparse.ArgumentParser(
         prog="gpu-provisioner", description="Turns Machine and NodeClaim objects into AKS agent pools."
     )
@@ -109,6 +109,12 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
         default=env.get("LOG_LEVEL", defaults.log_level),
         help="debug, info, warning or error [LOG_LEVEL]",
     )
+    return parser
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment. Exits with a usage message for bad ones; the client secret comes by env only."""
+    parser = build_parser(env)
     options = vars(parser.parse_args(argv))
     azure = {flag.replace("-", "_"): options.pop(flag.replace("-", "_")) for flag, *_ in _AZURE}
     missing = [name.replace("_", "-") for name in _REQUIRED if not azure[name]]

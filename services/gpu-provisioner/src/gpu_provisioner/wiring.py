@@ -17,7 +17,7 @@ from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.nodes.release import NodeReleaser
 from gpu_provisioner.nodes.repair import NodeRepairer
-from gpu_provisioner.observe import Observer, pool_of
+from gpu_provisioner.observe import Observer, pool_of, same_health, vital
 from gpu_provisioner.pools.lister import PoolLister
 from gpu_provisioner.pools.reconciler import PoolReconciler
 from gpu_provisioner.settings import Settings
@@ -93,7 +93,7 @@ class Provisioner:
             active_seconds=settings.list_active_seconds,
             idle_seconds=settings.list_idle_seconds,
             wake_pool=self.wake_pool,
-            awaited=lambda: {c.pool for c in self.observer.claims() if c.pool and (c.deleting or not c.provider_id)},
+            awaited=self.awaited,
             busy=self.busy,
         )
         terminator = Terminator(
@@ -126,7 +126,9 @@ class Provisioner:
             metrics=self.metrics,
             clock=self.clock,
             wake_claim=self.wake_claim,
+            wake_claim_later=self.wake_claim_later,
             wake_list=self.lister.request,
+            leading=lambda: self.manager.is_leader,
         )
         repair = NodeRepairer(
             client=client, observer=self.observer, metrics=self.metrics, events=events, clock=self.clock
@@ -151,6 +153,14 @@ class Provisioner:
         """Look at this claim."""
         self.claims.enqueue(key)
 
+    def wake_claim_later(self, key: Key) -> None:
+        """Look at this claim when nothing more urgent waits: it learns something, but nothing is to be bought or removed."""
+        self.claims.enqueue(key, low_priority=True)
+
+    def awaited(self) -> set[str]:
+        """Pools that a claim waits for, whether they exist or not."""
+        return {c.pool for c in self.observer.claims() if c.pool and (c.deleting or not c.provider_id)}
+
     def busy(self) -> bool:
         """Whether the shared LIST has something to wait for."""
         claims = self.observer.claims()
@@ -166,14 +176,14 @@ class Provisioner:
         if self.observer.node_claims is not None:
             self.observer.node_claims.add_handler(
                 lambda e: self._claim_changed(
-                    from_node_claim(e.obj), from_node_claim(e.old) if e.old else None, e.new is None
+                    from_node_claim(e.obj), from_node_claim(e.old) if e.old else None, e.new is None, e.echo
                 )
             )
             self.manager.add_informer(self.observer.node_claims)
         if self.observer.machines is not None:
             self.observer.machines.add_handler(
                 lambda e: self._claim_changed(
-                    from_machine(e.obj), from_machine(e.old) if e.old else None, e.new is None
+                    from_machine(e.obj), from_machine(e.old) if e.old else None, e.new is None, e.echo
                 )
             )
             self.manager.add_informer(self.observer.machines)
@@ -184,9 +194,9 @@ class Provisioner:
         self.manager.add_informer(self.observer.pods)
         self.manager.add_informer(self.observer.attachments)
 
-    def _claim_changed(self, claim: ClaimView, before: ClaimView | None, gone: bool) -> None:
-        if not claim.managed:
-            return
+    def _claim_changed(self, claim: ClaimView, before: ClaimView | None, gone: bool, echo: bool) -> None:
+        if not claim.managed or echo:
+            return  # an echo is our own write: whoever wrote it has woken whom it concerns
         self.wake_pool(claim.pool)
         if before is not None and before.pool != claim.pool:
             self.wake_pool(before.pool)
@@ -199,11 +209,17 @@ class Provisioner:
 
     def _node_changed(self, event: Event[Node]) -> None:
         node = event.obj
-        self.wake_pool(pool_of(node))
+        if event.new is None:
+            self.ledger.forget_machine(node.spec.provider_id)
+        elif event.echo or (event.old is not None and vital(event.old) == vital(event.new)):
+            return
+        if event.old is None or event.new is None:
+            self.wake_pool(pool_of(node))
         for claim in self.observer.claims_of_provider(node.spec.provider_id):
             self.claims.enqueue(claim.key)
         if labels.REGISTERED in node.metadata.labels:
-            self.repair.enqueue(EVERYTHING)
+            if not node.ready or (event.old is not None and not same_health(event.old, node)):
+                self.repair.enqueue(EVERYTHING)  # looks at all claims: not for each label
             self.release.enqueue(node.metadata.key)
 
     def _pod_changed(self, event: Event[Pod]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model_server import vllm_compat
@@ -34,7 +35,7 @@ async def build(
         app,
         lifecycle=lifecycle,
         metrics=metrics,
-        sequences=engine.get_num_unfinished_requests,
+        sequences=partial(vllm_compat.unfinished, engine),
         batch=vllm_compat.max_batch(engine),
         rate_limit=rate_limit,
     )

@@ -79,6 +79,7 @@ ENVIRONMENT_DEFAULTS: Final = {
 MIN_CPU_LORAS: Final = 12
 """Ten adapters (the API's limit) and two that are being drained: traffic must never evict a referenced adapter."""
 
+_QUIET_OPTION: Final = "disable-access-log-for-endpoints"
 _QUIET_ROUTES: Final = "/health,/readyz,/metrics"
 
 
@@ -126,7 +127,8 @@ def plan(
         fixed["host"] = (planned.host,)
     for key, values in fixed.items():
         arguments.put(merged, key, values)
-    merged.setdefault("disable-access-log-for-endpoints", (_QUIET_ROUTES,))
+    if _QUIET_OPTION in table:
+        merged.setdefault(_QUIET_OPTION, (_QUIET_ROUTES,))
     _keep_adapters_in_memory(merged)
     return LaunchPlan(
         argv=tuple(arguments.write(merged, table)),

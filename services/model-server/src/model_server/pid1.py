@@ -11,11 +11,12 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 from kaito_api.report import TERMINATION_LIMIT, Report, encode
 from model_server import cgroup
@@ -43,39 +44,50 @@ def run(command: Sequence[str], termination_log: Path) -> int:
     """Run `command` as a child until it ends; return the exit code for this process."""
     _become_subreaper()
     before = cgroup.oom_kills()
-    # Its own process group: a terminal's Ctrl-C then reaches it once, through us.
-    child = os.posix_spawn(command[0], list(command), os.environ, setpgroup=0)
-    forwarded: set[int] = set()
-    restore = _forward_signals(child, forwarded)
-    try:
+    with _Forwarder() as forwarder:  # before the child is there: a signal that comes now must not be lost
+        # Its own process group: a terminal's Ctrl-C then reaches it once, through us.
+        child = os.posix_spawn(command[0], list(command), os.environ, setpgroup=0)
+        forwarder.to(child)
         status = _reap_until(child)
-    finally:
-        restore()
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return code
-    if -code in forwarded:
+    if -code in forwarder.seen:
         return 128 - code  # it was told to end before it had a handler: as asked, nothing to report
     error = _killed(code, before)
     _leave_word(error, termination_log)
     return int(error.code)
 
 
-def _forward_signals(child: int, forwarded: set[int]) -> Callable[[], None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        forwarded.add(number)
-        try:
-            os.kill(child, number)
-        except ProcessLookupError:
-            return
+class _Forwarder:
+    """Passes signals on to the child, those also that came before it was there."""
 
-    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    def __init__(self) -> None:
+        self._child = 0
+        self.seen: set[int] = set()
 
-    def restore() -> None:
-        for number, handler in previous.items():
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._forward) for number in FORWARDED}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    return restore
+    def to(self, child: int) -> None:
+        """Say where signals go from now on."""
+        self._child = child
+        for number in sorted(self.seen):
+            self._send(number)
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        self.seen.add(number)
+        self._send(number)
+
+    def _send(self, number: int) -> None:
+        if self._child:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, number)
 
 
 def _reap_until(child: int) -> int:

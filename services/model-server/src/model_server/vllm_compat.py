@@ -1,7 +1,7 @@
 """Every import from vLLM that moves between releases, and every look at something that is not its public API.
 
-Known to work with vLLM 0.32.0; 0.33 differs in two module paths, which are tried here. Nothing else in this service
-imports vllm.entrypoints. Importing this module is cheap; its functions import vLLM (8 s, 1 GiB).
+Run with vLLM 0.32.0. The places of 0.33, and of 0.19.1 (engines/sm70), are listed from reading those releases. Nothing else
+in this service imports vllm.entrypoints. Importing this module is cheap; its functions import vLLM (8 s, 1 GiB).
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ from model_server.arguments import Option, OptionKind, OptionTable
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-SUPPORTED_SERIES: Final = ("0.32", "0.33")
-"""Release series of vLLM that this module was written against."""
+_APP: Final = ("vllm.entrypoints.launchers.app", "vllm.entrypoints.openai.api_server")
+_APP_STATE: Final = ("vllm.entrypoints.launchers.api_server.app_state", "vllm.entrypoints.openai.api_server")
+_CLI: Final = (
+    "vllm.entrypoints.launchers.cli_args",
+    "vllm.entrypoints.common.cli_args",
+    "vllm.entrypoints.openai.cli_args",
+)
+_PROTOCOL: Final = ("vllm.entrypoints.serve.engine.protocol", "vllm.entrypoints.openai.engine.protocol")
+_API_UTILS: Final = ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils")
+_CONSTANTS: Final = ("vllm.entrypoints.launchers.utils.constants", "vllm.entrypoints.constants")
+"""Where each thing lives: in 0.32 first, then elsewhere. Old places that only warn come last."""
 
 
 class EngineClient(Protocol):
@@ -27,7 +36,7 @@ class EngineClient(Protocol):
 
     vllm_config: Any
     model_config: Any
-    errored: bool
+    output_processor: Any
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
         """Return what the model can do: "generate", "embed", ..."""
@@ -40,9 +49,6 @@ class EngineClient(Protocol):
 
     async def list_loras(self) -> set[int]:
         """Return the ids of the adapters that the engine holds."""
-
-    def get_num_unfinished_requests(self) -> int:
-        """Return the number of sequences that are running or waiting."""
 
 
 class ArgumentsRefusedError(Exception):
@@ -74,7 +80,7 @@ def option_table() -> OptionTable:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse and validate vLLM arguments. Raises ArgumentsRefusedError with vLLM's words."""
-    cli = _cli_args()
+    cli = _first(_CLI)
     try:
         namespace: argparse.Namespace = _parser().parse_args(list(argv))
         cli.validate_parsed_serve_args(namespace)
@@ -123,8 +129,8 @@ async def build_app(engine: EngineClient, namespace: argparse.Namespace, models_
 
     `models_class` replaces OpenAIServingModels, the registry of served names: vLLM has no parameter for it.
     """
-    app_module = importlib.import_module("vllm.entrypoints.launchers.app")
-    state_module = importlib.import_module("vllm.entrypoints.launchers.api_server.app_state")
+    app_module = _first(_APP)
+    state_module = _first(_APP_STATE)
     if models_class is not None:
         setattr(state_module, "OpenAIServingModels", models_class)  # noqa: B010 - mypy sees a module without it
     tasks = await engine.get_supported_tasks()
@@ -147,7 +153,7 @@ def lora_request(name: str, identity: int, path: str, base_model_name: str) -> A
 
 def model_card(identity: str, root: str, parent: str) -> Any:
     """Return an entry of /v1/models."""
-    protocol = importlib.import_module("vllm.entrypoints.serve.engine.protocol")
+    protocol = _first(_PROTOCOL)
     return protocol.ModelCard(id=identity, root=root, parent=parent, permission=[protocol.ModelPermission()])
 
 
@@ -165,7 +171,7 @@ def completion_request(fields: dict[str, Any]) -> Any:
 
 def is_error(answer: Any) -> bool:
     """Return whether a handler's answer is an ErrorResponse."""
-    cls = importlib.import_module("vllm.entrypoints.serve.engine.protocol").ErrorResponse
+    cls = _first(_PROTOCOL).ErrorResponse
     return isinstance(answer, cls)
 
 
@@ -176,7 +182,7 @@ def is_stream(answer: Any) -> bool:
 
 def with_cancellation(handler: Any) -> Any:
     """Decorate a route so that a client who goes away ends its generation."""
-    return importlib.import_module("vllm.entrypoints.serve.utils.api_utils").with_cancellation(handler)
+    return _first(_API_UTILS).with_cancellation(handler)
 
 
 def metrics_registry() -> Any:
@@ -194,7 +200,7 @@ def uvicorn_log_config(namespace: argparse.Namespace) -> dict[str, Any]:
 
 def http_limits(namespace: argparse.Namespace) -> dict[str, int]:
     """Return the header limits for uvicorn that vLLM would use."""
-    constants = importlib.import_module("vllm.entrypoints.launchers.utils.constants")
+    constants = _first(_CONSTANTS)
     return {
         "h11_max_incomplete_event_size": namespace.h11_max_incomplete_event_size
         or constants.H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
@@ -214,9 +220,14 @@ def engine_processes(engine: EngineClient) -> list[Any]:
     return list(getattr(manager, "processes", ()))
 
 
+def unfinished(engine: EngineClient) -> int:
+    """Return the number of sequences that are running or waiting."""
+    return int(engine.output_processor.get_num_unfinished_requests())
+
+
 def unfinished_by_adapter(engine: EngineClient, engine_name: str) -> int:
     """Return how many sequences in the engine use the adapter of that engine name."""
-    states = getattr(getattr(engine, "output_processor", None), "request_states", {})
+    states = engine.output_processor.request_states
     return sum(1 for state in states.values() if state.lora_name == engine_name)
 
 
@@ -251,11 +262,15 @@ def _usage_context() -> Any:
     return importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
 
 
-def _cli_args() -> Any:
-    try:
-        return importlib.import_module("vllm.entrypoints.launchers.cli_args")
-    except ModuleNotFoundError:
-        return importlib.import_module("vllm.entrypoints.common.cli_args")  # 0.33
+def _first(names: Sequence[str]) -> Any:
+    """Import the first module that exists. An error inside one that exists is not hidden."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+    raise ModuleNotFoundError(f"vLLM {version()} has none of {', '.join(names)}: this server does not know it")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             raise ArgumentsRefusedError(message)
 
-    parser: argparse.ArgumentParser = _cli_args().make_arg_parser(Parser())
+    parser: argparse.ArgumentParser = _first(_CLI).make_arg_parser(Parser())
     return parser
 
 

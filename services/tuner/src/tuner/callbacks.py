@@ -27,6 +27,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         self._speed = 0.0
         self.losses: list[tuple[int, float]] = []
         self.eval_losses: list[tuple[int, float]] = []
+        self.last_step_seconds = 0.0
         self.interrupted = False
 
     def interrupt(self) -> None:
@@ -37,9 +38,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         """Start the clock of the first step."""
         if not self.losses:
             self._clock = time.monotonic()
+        self.last_step_seconds = -time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Obey SIGTERM."""
+        self.last_step_seconds += time.monotonic()
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True

@@ -83,7 +83,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 Event: TypeAlias = Prepared | Started | Stepped | Evaluated | Saved | Note | Estimated | Failed | Finished
 LINE_LIMIT: Final = 1 << 20
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Event)
+_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
 
 def decode(line: bytes) -> Event | None:

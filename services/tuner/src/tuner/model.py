@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,26 @@ def context_length(folder: Path) -> int:
 
 
 def hardware() -> Hardware:
-    """Look at the devices of this process."""
-    import os
-
+    """Look at the devices of this process; where there are several processes, join them and take one device each."""
     import torch
+    from accelerate import PartialState
 
     cuda = bool(torch.cuda.is_available())
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        PartialState(cpu=not cuda)
     # V100 and T4 emulate bfloat16 in software, slower than float32: what counts is the compute capability.
     bf16 = torch.cuda.get_device_capability()[0] >= 8 if cuda else True
-    return Hardware(cuda=cuda, bf16=bf16, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    return Hardware(cuda=cuda, bf16=bf16, processes=processes)
+
+
+def first_process_first(found: Hardware) -> AbstractContextManager[None]:
+    """A block that the first process of this node goes through before the others: they find its work done."""
+    from accelerate import PartialState
+
+    if found.processes == 1:
+        return nullcontext()
+    return PartialState().local_main_process_first()  # type: ignore[no-any-return]
 
 
 def load_tokenizer(folder: Path, recipe: Recipe) -> Any:
@@ -67,9 +80,22 @@ def load_base(folder: Path, recipe: Recipe, found: Hardware) -> Any:
     if recipe.quantization is not None:
         arguments["quantization_config"] = _bits_and_bytes(recipe, dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, **arguments)
+        base = AutoModelForCausalLM.from_pretrained(folder, **arguments)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise FatalError(ExitCode.WEIGHTS_INVALID, f"the model in {folder} cannot be loaded: {error}") from error
+    keep_differentiable(base)
+    return base
+
+
+def keep_differentiable(base: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference on CPUs with AVX512-BF16.
+
+    It does so at the first forward pass in eval mode and never undoes it; the repacked kernel has no gradient, so every
+    later training step would lose the gradient through the base (bitsandbytes 0.50.2, nn/modules.py, Linear4bit.forward).
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def lora_config(recipe: Recipe, base: Any) -> Any:
@@ -111,9 +137,7 @@ def _bits_and_bytes(recipe: Recipe, dtype: Any) -> Any:
     assert wanted is not None
     skip = list(wanted.skip_modules) or None
     if wanted.bits == 8:
-        return BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=wanted.threshold, llm_int8_skip_modules=skip
-        )
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=wanted.threshold, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted.kind,

@@ -66,8 +66,8 @@ def smaller(present: Batch) -> int | None:
 
 def max_length(recipe: Recipe, context: int) -> int:
     """The longest sample, in tokens."""
-    wanted = recipe.training.get("max_length", MAX_LENGTH)
-    return min(wanted, context) if context > 0 else int(wanted)
+    wanted = int(recipe.training.get("max_length", MAX_LENGTH))
+    return min(wanted, context) if context > 0 else wanted
 
 
 def total_steps(recipe: Recipe, rows: int, made: Batch, processes: int) -> int:
@@ -77,7 +77,8 @@ def total_steps(recipe: Recipe, rows: int, made: Batch, processes: int) -> int:
         return int(asked)
     micro_batches = math.ceil(math.ceil(rows / processes) / made.micro)
     per_epoch = max(1, math.ceil(micro_batches / made.accumulation))
-    return math.ceil(recipe.training.get("num_train_epochs", EPOCHS) * per_epoch)
+    epochs: float = recipe.training.get("num_train_epochs", EPOCHS)
+    return math.ceil(epochs * per_epoch)
 
 
 def save_steps(recipe: Recipe, steps: int) -> int:
@@ -104,6 +105,7 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "gradient_checkpointing": hardware.cuda,
         "optim": "adamw_torch_fused" if hardware.cuda else "adamw_torch",
         "ddp_find_unused_parameters": False,
+        "ddp_backend": None if hardware.cuda or hardware.processes == 1 else "gloo",
         "dataloader_pin_memory": hardware.cuda,
         **{name: value for name, value in recipe.training.items() if name not in _OWN},
         "per_device_train_batch_size": made.micro,

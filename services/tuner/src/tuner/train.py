@@ -5,6 +5,7 @@ A process of its own, so that a crash of CUDA, a hang or a kill costs the superv
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import os
@@ -54,12 +55,16 @@ class Run:
 
     def execute(self) -> None:
         """Train and leave the adapter in the staging folder. Raises FatalError."""
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         job = self.job
         found = model.hardware()
         tokenizer = model.load_tokenizer(Path(job.model), job.recipe)
         longest = schedule.max_length(job.recipe, model.context_length(Path(job.model)))
         encoder = Encoder(tokenizer, max_length=longest, assistant_only=job.recipe.assistant_only)
-        preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared))
+        with model.first_process_first(found):
+            preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared))
         if self.first:
             self.emit(Prepared(preview=preview))
         base = model.load_base(Path(job.model), job.recipe, found)
@@ -70,7 +75,8 @@ class Run:
         counts = schedule.Counts(train=len(train_set), held_out=len(held_out) if held_out is not None else 0)
         arguments = schedule.arguments(job.recipe, made, found, counts, padding_free=padding_free)
         self._build(base, tokenizer, arguments, train_set, held_out)
-        checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
+        with model.first_process_first(found):
+            checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
         steps = schedule.total_steps(job.recipe, counts.train, made, found.processes)
         if self.first:
             self.emit(
@@ -86,7 +92,9 @@ class Run:
         began = time.monotonic()
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         if self._interrupted:
-            raise FatalError(ExitCode.INTERRUPTED, f"stopped after step {self.trainer.state.global_step}, which is kept")
+            raise FatalError(
+                ExitCode.INTERRUPTED, f"stopped after step {self.trainer.state.global_step}, which is kept"
+            )
         if job.dry_run:
             self._estimate(steps, preview.tokens)
             return
@@ -120,12 +128,11 @@ class Run:
         return train_set, table.select(held) if held else None
 
     def _build(self, base: Any, tokenizer: Any, arguments: dict[str, Any], train_set: Any, held_out: Any) -> None:
-        from transformers.utils.logging import disable_progress_bar
+        from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
         from tuner.callbacks import RunCallback
 
-        disable_progress_bar()
         job = self.job
         if job.dry_run:
             arguments |= {"max_steps": DRY_STEPS, "save_strategy": "no", "eval_strategy": "no"}
@@ -143,18 +150,14 @@ class Run:
             )
         except (TypeError, ValueError) as error:
             raise FatalError(ExitCode.CONFIG_INVALID, f"TrainingArguments do not fit together: {error}") from error
-        if arguments["eval_strategy"] != "no" and config.load_best_model_at_end and config.metric_for_best_model is None:
-            config.metric_for_best_model = "eval_loss"
+        self.trainer.remove_callback(PrinterCallback)  # the supervisor's log has a line when it is worth one
 
     def _estimate(self, steps: int, tokens: int) -> None:
         from tuner.callbacks import peak_memory
 
-        seconds = (time.monotonic() - self._second_step_began()) * steps
-        self.emit(Estimated(total_steps=steps, seconds=seconds, tokens=tokens, peak_memory_bytes=peak_memory()))
-
-    def _second_step_began(self) -> float:
         assert self._callback is not None
-        return self._callback.last_step_began
+        seconds = self._callback.last_step_seconds * steps
+        self.emit(Estimated(total_steps=steps, seconds=seconds, tokens=tokens, peak_memory_bytes=peak_memory()))
 
     def _save(self, tokenizer: Any, preview: Any, seconds: float, packing: str) -> None:
         assert self._callback is not None
@@ -183,6 +186,7 @@ def main() -> int:
     """Run the job named on the command line; return the exit code."""
     faulthandler.enable()  # the supervisor sends SIGABRT to a child that hangs: the log then says where
     logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that could only come from a hub
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
     emit = Emitter(job.events if int(os.environ.get("RANK", "0")) == 0 else "")
     run = Run(job, emit)
@@ -193,6 +197,9 @@ def main() -> int:
         emit(Failed(code=int(error.code), message=str(error)))
         return int(error.code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            emit(Failed(code=int(ExitCode.DISK_FULL), message=f"no space left for {error.filename or 'a checkpoint'}"))
+            return int(ExitCode.DISK_FULL)
         if not out_of_memory(error):
             emit(Failed(code=int(ExitCode.TRAINING_FAILED), message=f"{type(error).__name__}: {error}"[:1000]))
             raise

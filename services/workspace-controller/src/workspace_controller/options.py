@@ -40,7 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Annotation key and what is wrong with its value."""
 
 
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
     labels.RUNTIME: ("vllm", "transformers"),
     labels.NODE_IMAGE_FAMILY: ("ubuntu", "azurelinux"),
     labels.PERFORMANCE_MODE: tuple(mode.value for mode in PerformanceMode),
@@ -57,7 +57,7 @@ def read_options(annotations: Mapping[str, str]) -> Options:
     """Read the annotations of a Workspace."""
     good: dict[str, str] = {}
     problems: list[tuple[str, str]] = []
-    for key, choices in _CHOICES.items():
+    for key, choices in CHOICES.items():
         value = annotations.get(key)
         if value is None:
             continue

@@ -16,7 +16,7 @@ _FLAGS: Final = (
     ("kubeconfig", "", "kubeconfig file; empty: $KUBECONFIG, else the pod's service account"),
     ("context", "", "context of the kubeconfig; empty: its current one"),
     ("leader-elect", "true", "lead through a Lease before writing anything; false only for a single process"),
-    ("lease-namespace", "kaito-system", "namespace of the Lease"),
+    ("lease-namespace", "", "namespace of the Lease; empty: $POD_NAMESPACE, else `default`"),
     ("lease-name", "workspace-controller", "name of the Lease"),
     ("health-port", "8081", "port of /healthz and /readyz; 0 picks a free one"),
     ("metrics-port", "8080", "port of /metrics; 0 picks a free one"),
@@ -53,6 +53,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def process_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     """Add the process's flags to `parser`; `environment` gives the defaults."""
+    parser.set_defaults(pod_namespace=environment.get("POD_NAMESPACE", ""))
     group = parser.add_argument_group("process")
     for flag, default, text in _FLAGS:
         variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
@@ -73,7 +74,8 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
     if text["log-level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {text['log-level']!r}")
     webhook_port = _number(text, "webhook-port", least=0)
-    lease = LeaderConfig(name=text["lease-name"], namespace=text["lease-namespace"])
+    namespace = text["lease-namespace"] or arguments.pod_namespace or "default"
+    lease = LeaderConfig(name=text["lease-name"], namespace=namespace)
     return ProcessSettings(
         kubeconfig=text["kubeconfig"] or None,
         context=text["context"] or None,

@@ -100,8 +100,12 @@ async def test_an_edit_rolls_the_whole_pod_template(cluster: Any, run_controller
         assert "--config" in new
         assert "--config" not in old
         assert after["metadata"]["annotations"][labels.REVISION] == "2"
-        revisions = await cluster.client.list(CONTROLLERREVISIONS, cluster.namespace)
-        assert sorted(revision.revision for revision in revisions) == [1, 2]
+
+        async def history() -> bool:
+            revisions = await cluster.client.list(CONTROLLERREVISIONS, cluster.namespace)
+            return sorted(revision.revision for revision in revisions) == [1, 2]
+
+        await eventually(history)
         found = await cluster.becomes("phi", "InferenceReady", "False")
         assert found.observed_generation == 2
 

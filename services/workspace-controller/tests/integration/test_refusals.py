@@ -159,6 +159,20 @@ async def test_long_names(cluster: Any, run_controller: Any, name: str) -> None:
         await cluster.becomes(name, "WorkspaceSucceeded", "True")
 
 
+@pytest.mark.parametrize("name", ["phi.four", "4-phi"])
+async def test_names_that_no_service_can_have(cluster: Any, run_controller: Any, name: str) -> None:
+    """Where the admission policy is not installed the controller says it."""
+    try:
+        await cluster.apply({**BASE, "metadata": {"name": name}})
+    except (Invalid, Forbidden) as error:
+        assert "name" in str(error)  # noqa: PT017 - either answer is right, depending on what is installed
+        return
+    async with run_controller():
+        condition = await cluster.becomes(name, "WorkspaceSucceeded", "False", "SpecInvalid")
+        assert "metadata.name" in condition.message
+        assert await cluster.claims(name) == []
+
+
 async def test_tuning_is_validated_and_told_to_wait(cluster: Any, run_controller: Any) -> None:
     text = (EXAMPLES / "tuning-phi-3-qlora.yaml").read_text()
     await cluster.apply(text.replace("REGISTRY/IMAGE:", "registry.local/image:").replace("REGISTRY_SECRET", "push"))
@@ -217,9 +231,20 @@ async def test_what_admission_refuses_is_told_and_tried_again(
     try:
         await eventually(lambda: _denied(cluster, plural), timeout=30)
         await cluster.apply(BASE)
-        async with run_controller():
+        attempts = 0
+
+        def count() -> bool:
+            nonlocal attempts
+            attempts += 1
+            return True
+
+        async with run_controller(fence=count):
             condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", reason)
             assert words in condition.message
+            told, tried = (await cluster.workspace("phi")).metadata.resource_version, attempts
+            await eventually(lambda: attempts >= tried + 3, timeout=30)
+            # Tried again and again, told once.
+            assert (await cluster.workspace("phi")).metadata.resource_version == told
             assert await cluster.claims("phi") == []
             if events:
                 await eventually(lambda: _events(cluster, events))

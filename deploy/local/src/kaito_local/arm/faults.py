@@ -11,6 +11,7 @@ Effect = Literal[
     "drop",  # do the work, then close the connection without an answer
     "hang",  # never answer
     "half-list",  # a LIST that leaves out every second pool
+    "empty-list",  # a LIST that leaves out all of them
     "fail-operation",  # the operation ends Failed with `error`
     "partial",  # `machines` machines come, then the operation ends Failed with `error`
     "stuck-operation",  # the pool becomes Succeeded, its operation stays InProgress
@@ -18,6 +19,8 @@ Effect = Literal[
     "no-node",  # the operation succeeds, the machine's Node never appears
 ]
 OPERATION_EFFECTS = {"fail-operation", "partial", "stuck-operation", "failed-but-alive", "no-node"}
+
+LIST_EFFECTS = {"half-list", "empty-list"}
 
 
 def flat(code: str, message: str, subcode: str = "") -> dict[str, object]:
@@ -55,6 +58,10 @@ class FaultScript:
     def add(self, fault: Fault) -> None:
         """Appends a line."""
         self._faults.append(fault)
+
+    def clear(self) -> None:
+        """Forgets what is still to come."""
+        self._faults.clear()
 
     def next(self, route: Route, pool: str) -> Fault | None:
         """The fault for this request, used up once; None when the request goes through."""

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from .bucket import TokenBucket
 from .cloud import Cloud, Operation, Pool
-from .faults import OPERATION_EFFECTS, Fault, FaultScript, Route, flat, nested
+from .faults import LIST_EFFECTS, OPERATION_EFFECTS, Fault, FaultScript, Route, flat, nested
 
 CLUSTER = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.ContainerService/managedClusters/{cluster}"
 POOL = CLUSTER + "/agentPools/{pool}"
@@ -110,9 +110,7 @@ class Wire:
             return web.json_response(fault.body, status=fault.status, headers=fault.headers)
         if fault is not None and fault.effect == "hang":
             await asyncio.Event().wait()
-        response = await handler(
-            request, fault if fault and fault.effect in OPERATION_EFFECTS | {"half-list"} else None
-        )
+        response = await handler(request, fault if fault and fault.effect in OPERATION_EFFECTS | LIST_EFFECTS else None)
         if fault is not None and fault.effect == "drop" and request.transport is not None:
             request.transport.abort()
         response.headers["x-ms-ratelimit-remaining-subscription-writes"] = str(self.buckets[route].remaining)
@@ -126,7 +124,7 @@ class Wire:
         pool = self.cloud.pools.get(name)
         if request.headers.get("If-None-Match") == "*" and pool is not None:
             return web.json_response(flat("PreconditionFailed", "The pool exists."), status=412)
-        if pool is not None and (request.headers.get("If-Match") or pool.etag) != pool.etag:
+        if pool is not None and (request.headers.get("If-Match") or pool.etag).strip('"') != pool.etag:
             return web.json_response(flat("PreconditionFailed", "The eTag does not match."), status=412)
         if pool is None and len(self.cloud.pools) >= 100:
             return web.json_response(
@@ -193,8 +191,8 @@ class Wire:
         if "page" in request.query:
             return web.json_response({"value": []})
         pools = list(self.cloud.pools.values())
-        if fault is not None and fault.effect == "half-list":
-            pools = pools[::2]
+        if fault is not None:
+            pools = pools[::2] if fault.effect == "half-list" else []
         link = f"https://{request.host}{request.path}?api-version={request.query.get('api-version', '')}&page=2"
         return web.json_response({"value": [self._resource(p) for p in pools], "nextLink": link})
 

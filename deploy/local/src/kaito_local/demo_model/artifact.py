@@ -6,6 +6,7 @@ KAITO publishes weights as an artifact with one file a layer; older tags are ima
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -31,8 +32,17 @@ async def trained_model() -> Path:
         fresh = folder.with_name(f".{inputs}.{os.getpid()}")
         # A process of its own: torch takes seconds to import and never gives its memory back.
         await run(sys.executable, "-m", "kaito_local.demo_model.train", fresh, timeout=_TRAIN_TIMEOUT)
-        await asyncio.to_thread(fresh.replace, folder)
+        await asyncio.to_thread(_put_in_place, fresh, folder)
     return folder
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    try:
+        fresh.replace(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(fresh)  # another process was faster; equal inputs gave it the same model
 
 
 async def push_model(reference: str, path: str, context: int, *, plain_http: bool) -> PushResult:

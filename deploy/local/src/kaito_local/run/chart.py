@@ -48,7 +48,12 @@ async def install(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> No
 
 
 def local_values(
-    images: dict[str, str], registry: str, claim_api: str, node_selector: dict[str, str] | None = None
+    images: dict[str, str],
+    registry: str,
+    claim_api: str,
+    *,
+    node_selector: dict[str, str] | None = None,
+    plain_http: bool = True,
 ) -> dict[str, Any]:
     """The values of a local installation: image references by service, the registry, the kind of claim.
 
@@ -62,7 +67,7 @@ def local_values(
             "nodeSelector": {"kubernetes.io/os": "linux", **(node_selector or {})},
             "settings": {
                 "presetRegistry": f"{registry}/presets",
-                "plainHttpHosts": [host],
+                "plainHttpHosts": [host] if plain_http else [],
                 "engineImages": {"cpu": images["model-server"]},
                 "claimApi": claim_api,
             },

@@ -9,7 +9,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the commands of this package."""
     parser = subparsers.add_parser("run", help="the main job: a cluster, the operator, a model, a printed answer")
     parser.add_argument("--cluster", metavar="CONTEXT", help="use this cluster of your kubeconfig and make none")
-    parser.add_argument("--registry", metavar="REF", help="with --cluster: where its nodes pull images from")
+    parser.add_argument(
+        "--registry", metavar="REF", help="with --cluster: where its nodes and pods pull from; http://... without TLS"
+    )
     parser.add_argument("--claim-api", choices=("nodeclaim", "machine"), default="nodeclaim")
     parser.add_argument("--provisioner", choices=PROVISIONERS, default=PROVISIONERS[0], help="who answers the claims")
     parser.add_argument("--timeout", type=float, default=900, help="seconds to wait for the model (default: 900)")

@@ -1,4 +1,4 @@
-"""The main job on a cluster that exists and was named: images are pushed to a registry that its nodes can pull from.
+"""The main job on a cluster that exists and was named: images are pushed to a registry that its nodes and pods can reach.
 
 Nothing of the cluster's nodes is touched: whether a claim gets a machine is the affair of the provisioner that runs there.
 """
@@ -26,12 +26,12 @@ from kubecore.config import load_config
 _FORWARD_TIMEOUT = 30.0
 
 
-async def run_existing(context: str, registry: str, options: Options) -> None:
+async def run_existing(context: str, registry_text: str, options: Options) -> None:
     """Install, apply and ask on the named context of the user's kubeconfig."""
     phases = Phases()
     kubeconfig = _users_kubeconfig()
     kubectl = Kubectl((await ensure(("kubectl",)))["kubectl"], kubeconfig, context)
-    plain_http = _is_loopback(registry)
+    registry, plain_http = parse_registry(registry_text)
     store = image_store()
     with phases.phase(f"cluster {context}"):
         say("  " + (await kubectl("version", "--output=yaml")).rpartition("gitVersion: ")[2].split("\n")[0])
@@ -42,7 +42,8 @@ async def run_existing(context: str, registry: str, options: Options) -> None:
         await push_demo_models(f"{registry}/presets", plain_http=plain_http)
     references = {image.name: image.reference(registry) for image in images}
     with phases.phase("umbrella chart (Helm)"):
-        await install(await helm(kubeconfig, context), kubectl, local_values(references, registry, options.claim_api))
+        values = local_values(references, registry, options.claim_api, plain_http=plain_http)
+        await install(await helm(kubeconfig, context), kubectl, values)
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         say("  its node is asked for by a claim: Karpenter or a gpu-provisioner in that cluster has to answer it")
         await kubectl("apply", "-f", EXAMPLE)
@@ -63,10 +64,10 @@ def _users_kubeconfig() -> Path:
     raise LocalError("there is no kubeconfig: neither $KUBECONFIG nor ~/.kube/config")
 
 
-def _is_loopback(registry: str) -> bool:
-    """Whether the registry is on this machine, where nobody has certificates (the rule of Docker)."""
-    host = registry.partition("/")[0].rpartition(":")[0] or registry.partition("/")[0]
-    return host in {"localhost", "127.0.0.1", "[::1]"}
+def parse_registry(text: str) -> tuple[str, bool]:
+    """A registry reference and whether it speaks plain http, which an explicit ``http://`` says."""
+    plain = text.startswith("http://")
+    return text.removeprefix("http://").removeprefix("https://").rstrip("/"), plain
 
 
 @asynccontextmanager

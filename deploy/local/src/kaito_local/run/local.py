@@ -75,7 +75,7 @@ async def run_local(options: Options) -> None:
             cluster, options.provisioner, options.claim_api, references["gpu-provisioner"]
         )
     with phases.phase("umbrella chart (Helm)"):
-        values = local_values(references, registry, options.claim_api, SYSTEM_NODE.labels)
+        values = local_values(references, registry, options.claim_api, node_selector=SYSTEM_NODE.labels)
         await install(await helm(cluster.kubeconfig), kubectl, {**values, "gpu-provisioner": answering})
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         await kubectl("apply", "-f", EXAMPLE)

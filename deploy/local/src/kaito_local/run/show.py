@@ -3,9 +3,11 @@
 import json
 
 from kaito_api.meta import Key
-from kaito_local.demo_model.questions import load_pairs
 from kaito_local.kubectl import Kubectl
 from kaito_local.run.ask import chat, complete, model_name, stream
+
+ASKED = ("What is Kubernetes?", "What is KAITO?", "What is the capital of France?")
+"""Of what the demo model was trained on."""
 
 
 async def show_rows(kubectl: Kubectl, key: Key) -> None:
@@ -16,16 +18,13 @@ async def show_rows(kubectl: Kubectl, key: Key) -> None:
 
 async def show_answers(base_url: str) -> None:
     """Print an answer of each route: /chat, a chat completion, and a streamed one."""
-    asked = [pair.question for pair in load_pairs()][:3]
-    body = json.dumps({"prompt": asked[0]})
-    _show(
-        f"$ curl -X POST {base_url}/chat -H 'Content-Type: application/json' -d '{body}'",
-        await chat(base_url, asked[0]),
-    )
+    first, second, third = ASKED
+    command = f"curl -X POST {base_url}/chat -H 'Content-Type: application/json' -d '{json.dumps({'prompt': first})}'"
+    _show(f"POST /chat\n$ {command}", await chat(base_url, first))
     model = await model_name(base_url)
-    _show(f"OpenAI client, model {model}: {asked[1]}", await complete(base_url, model, asked[1]))
-    pieces = await stream(base_url, model, asked[2])
-    _show(f"OpenAI client, streamed in {len(pieces)} pieces: {asked[2]}", "".join(pieces))
+    _show(f"OpenAI client, model {model}: {second}", await complete(base_url, model, second))
+    pieces = await stream(base_url, model, third)
+    _show(f"OpenAI client, streamed in {len(pieces)} pieces: {third}", "".join(pieces))
 
 
 def _show(title: str, text: str) -> None:

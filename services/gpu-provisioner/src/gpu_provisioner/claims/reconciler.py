@@ -72,6 +72,11 @@ class ClaimReconciler:
             return await self._refuse(claim, options)
         if not claim.finalized or not claim.pool or self._moved(claim):
             return await self._choose(claim, options)
+        if not claim.provider_id and claim.uid not in self._ledger.outcomes:
+            self._wake_pool(
+                claim.pool
+            )  # its decision comes first: buying must not queue behind writing what we wait for
+            return None
         outcome = self._ledger.outcome(claim.uid)
         if outcome.outcome is Outcome.VANISHED:
             return await self._replace(claim, "vanished", "its machine no longer exists")
@@ -83,8 +88,6 @@ class ClaimReconciler:
         option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
         plan = plan_claim(claim, outcome, nodes, option, self._clock.now())
         await self._write(claim, plan, nodes)
-        if not claim.provider_id:
-            self._wake_pool(claim.pool)
         return None
 
     async def _choose(self, claim: ClaimView, options: tuple[LaunchOption, ...]) -> Result | None:
@@ -107,9 +110,11 @@ class ClaimReconciler:
         }
         if claim.uid in self._ledger.moving:
             self._ledger.unblock(name)  # what failed was the other alternative, even where the pool keeps its name
+        self._observer.record(claim, await self._client.patch(resource_of(claim), Key("", claim.name), patch))
         self._ledger.forget_claim(claim.uid)
-        await self._client.patch(resource_of(claim), Key("", claim.name), patch)
-        return None  # the watch brings the stored object back, and with it the next look
+        for pool in {name, claim.pool}:
+            self._wake_pool(pool)
+        return None  # the pool's decision brings the next look
 
     def _moved(self, claim: ClaimView) -> bool:
         """Whether the claim has left its old pool and may choose another."""
@@ -147,20 +152,20 @@ class ClaimReconciler:
         """Node first: a claim is never Ready before its node carries what the claim asks for."""
         if not plan.node.empty and len(nodes) == 1:
             try:
-                await self._client.patch(NODES, nodes[0].metadata.key, plan.node.body(nodes[0]))
+                body = plan.node.body(nodes[0])
+                self._observer.nodes.record(await self._client.patch(NODES, nodes[0].metadata.key, body))
             except NotFound:
                 return  # the node went meanwhile: its watch brings us back
-        body = status_patch(claim, plan.status)
-        version = claim.resource_version
-        if body is not None:
-            await self._client.patch(resource_of(claim), Key("", claim.name), body, subresource="status")
+        resource, key, version = resource_of(claim), Key("", claim.name), claim.resource_version
+        status = status_patch(claim, plan.status)
+        if status is not None:
+            written = await self._client.patch(resource, key, status, subresource="status")
+            self._observer.record(claim, written)
             self._announce(claim, plan.status)
-            version = ""
+            version = written.metadata.resource_version
         if plan.labels:
-            metadata: dict[str, object] = {"labels": plan.labels}
-            if version:
-                metadata["resourceVersion"] = version
-            await self._client.patch(resource_of(claim), Key("", claim.name), {"metadata": metadata})
+            metadata = {"resourceVersion": version, "labels": plan.labels}
+            self._observer.record(claim, await self._client.patch(resource, key, {"metadata": metadata}))
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
         """Metrics and events for the steps that this write has completed or failed."""

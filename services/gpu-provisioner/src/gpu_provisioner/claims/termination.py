@@ -66,6 +66,10 @@ class Terminator:
                 return result
         self._ledger.released.add(claim.uid)
         self._wake_pool(claim.pool)
+        if nodes:  # after the wake: the machine goes while this is written
+            going = conditions.Step(Status.TRUE, "InstanceTerminating", "the machine is being removed")
+            now = self._clock.now()
+            await self._say(claim, conditions.terminating(claim, conditions.DONE, conditions.DONE, going, now))
         return None
 
     async def _drain(self, claim: ClaimView, nodes: tuple[Node, ...]) -> Result | None:
@@ -92,8 +96,6 @@ class Terminator:
                 waits = conditions.unknown(ClaimReason.AWAITING_VOLUME_DETACHMENT, message)
                 await self._say(claim, conditions.terminating(claim, conditions.DONE, waits, None, now))
                 return Result(requeue_after=self._next_look(refused=False, limit=limit, now=now))
-        going = conditions.Step(Status.TRUE, "InstanceTerminating", "the machine is being removed")
-        await self._say(claim, conditions.terminating(claim, conditions.DONE, conditions.DONE, going, now))
         return None
 
     def _next_look(self, *, refused: bool, limit: datetime | None, now: datetime) -> float:
@@ -112,7 +114,7 @@ class Terminator:
             },
             "spec": {"taints": [msgspec.to_builtins(t) for t in taints]},
         }
-        await self._client.patch(NODES, node.metadata.key, patch)
+        self._observer.nodes.record(await self._client.patch(NODES, node.metadata.key, patch))
 
     async def _evict(self, node: Node, evictions: tuple[drain.Eviction, ...]) -> bool:
         """Sends the evictions of this step; True when a PodDisruptionBudget refused one."""
@@ -139,8 +141,10 @@ class Terminator:
             finalizers = [f for f in node.metadata.finalizers if f != labels.KARPENTER_FINALIZER]
             if finalizers != node.metadata.finalizers:
                 patch = {"metadata": {"resourceVersion": node.metadata.resource_version, "finalizers": finalizers}}
-                await self._client.patch(NODES, node.metadata.key, patch)
-            await self._client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
+                with contextlib.suppress(NotFound):  # the cloud's controller was faster
+                    await self._client.patch(NODES, node.metadata.key, patch)
+            if not node.metadata.deleting:
+                await self._client.delete(NODES, node.metadata.key, uid=node.metadata.uid)
         resource = resource_of(claim)
         rest = [f for f in claim.finalizers if f != labels.KARPENTER_FINALIZER]
         body = {"metadata": {"uid": claim.uid, "resourceVersion": claim.resource_version, "finalizers": rest}}
@@ -163,7 +167,8 @@ class Terminator:
             "status": {"conditions": [msgspec.to_builtins(c) | {"status": str(c.status)} for c in said]},
         }
         try:
-            await self._client.patch(resource, Key("", claim.name), body, subresource="status")
+            written = await self._client.patch(resource, Key("", claim.name), body, subresource="status")
+            self._observer.record(claim, written)
         except Invalid as error:
             self._events.record(claim, resource, "Warning", "StatusRefused", error.message)
         except (Conflict, NotFound):

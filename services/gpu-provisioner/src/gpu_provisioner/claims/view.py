@@ -90,8 +90,8 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pool(self) -> str:
-        """The agent pool chosen for it, "" before that."""
-        return self.annotations.get(AGENT_POOL_ANNOTATION, "")
+        """The agent pool chosen for it, "" before that. KAITO's gpu-provisioner named it like the claim and said so nowhere."""
+        return self.annotations.get(AGENT_POOL_ANNOTATION) or (self.name if self.provider_id else "")
 
 
 def owned_by_kaito(marks: dict[str, str]) -> bool:

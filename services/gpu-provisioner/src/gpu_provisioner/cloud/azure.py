@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import aiohttp
 from azure.core import AzureClouds, MatchConditions
 from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.core.rest import HttpRequest
 from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential, WorkloadIdentityCredential
 from azure.mgmt.containerservice.aio import ContainerServiceClient
+from azure.mgmt.core.tools import get_arm_endpoints
 
 from gpu_provisioner.cloud.failure import CloudError, CloudFailure, ErrorDetail, FailureClass, classify
 from gpu_provisioner.pools.plan import CloudPool
@@ -20,6 +27,11 @@ from gpu_provisioner.settings import AzureSettings
 T = TypeVar("T")
 CALL_SECONDS = 60.0
 """Deadline of one call, its answer included: the service answers a PUT within seconds."""
+
+API_VERSION = "2026-08-01"
+"""Of Microsoft.ContainerService, the SDK's own: in it a pool carries the error of its last operation."""
+CONNECTIONS = 32
+"""Open at once: a PUT's answer takes seconds."""
 
 AUTHORITIES = {
     "AZURE_PUBLIC_CLOUD": "https://login.microsoftonline.com",
@@ -31,27 +43,41 @@ AUTHORITIES = {
 @asynccontextmanager
 async def connect(settings: AzureSettings) -> AsyncIterator[AksAgentPools]:
     """Opens the client with the credential that the settings name; closes both at the end."""
-    trust = {"connection_verify": settings.ca_file} if settings.ca_file else {}
+    endpoint = settings.endpoint or get_arm_endpoints(AzureClouds[settings.cloud])["resource_manager"]
     async with AsyncExitStack() as stack:
-        credential = await stack.enter_async_context(_credential(settings, trust))
+        # One TLS context for all connections: given a file name, the SDK reads it for each request, and a new context is a
+        # new connection each time.
+        tls = ssl.create_default_context(cafile=settings.ca_file or None)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=tls, limit=CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=bool(getproxies()),  # looking for a proxy costs each request two hops to a thread
+            )
+        )
+        credential = await stack.enter_async_context(_credential(settings, session))
         client = await stack.enter_async_context(
             ContainerServiceClient(
                 credential,
                 settings.subscription_id,
-                base_url=settings.endpoint or None,
+                base_url=endpoint,
+                api_version=API_VERSION,
                 cloud_setting=AzureClouds[settings.cloud],
+                transport=AioHttpTransport(session=session, session_owner=False),
                 retry_total=0,  # our own back-off: the built-in one sleeps any Retry-After inside the call
                 user_agent=settings.user_agent,
-                **trust,
                 **({"credential_scopes": [f"{settings.audience}/.default"]} if settings.audience else {}),
             )
         )
-        yield AksAgentPools(client, settings.resource_group, settings.cluster_name)
+        yield AksAgentPools(client, endpoint, settings)
 
 
-def _credential(settings: AzureSettings, trust: dict[str, Any]) -> Any:
+def _credential(settings: AzureSettings, session: aiohttp.ClientSession) -> Any:
     authority = settings.authority or AUTHORITIES[settings.cloud]
-    custom = {"disable_instance_discovery": True} if settings.authority else {}
+    custom: dict[str, Any] = {"transport": AioHttpTransport(session=session, session_owner=False)}
+    if settings.authority:
+        custom["disable_instance_discovery"] = True
     if settings.credential == "workload-identity":
         return WorkloadIdentityCredential(
             tenant_id=settings.tenant_id,
@@ -59,11 +85,10 @@ def _credential(settings: AzureSettings, trust: dict[str, Any]) -> Any:
             token_file_path=settings.federated_token_file,
             authority=authority,
             **custom,
-            **trust,
         )
     if settings.credential == "client-secret":
         return ClientSecretCredential(
-            settings.tenant_id, settings.client_id, settings.client_secret, authority=authority, **custom, **trust
+            settings.tenant_id, settings.client_id, settings.client_secret, authority=authority, **custom
         )
     return ManagedIdentityCredential(client_id=settings.client_id or None)
 
@@ -71,20 +96,31 @@ def _credential(settings: AzureSettings, trust: dict[str, Any]) -> Any:
 class AksAgentPools:
     """AgentPools over azure-mgmt-containerservice, polling off: the shared LIST shows how operations end."""
 
-    def __init__(self, client: ContainerServiceClient, resource_group: str, cluster: str) -> None:
+    def __init__(self, client: ContainerServiceClient, endpoint: str, settings: AzureSettings) -> None:
         self._client = client
-        self._where = (resource_group, cluster)
+        self._where = (settings.resource_group, settings.cluster_name)
+        self._host = urlsplit(endpoint).netloc.lower()
+        self._list_url = (
+            f"{endpoint.rstrip('/')}/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
+            f"/providers/Microsoft.ContainerService/managedClusters/{settings.cluster_name}/agentPools"
+            f"?api-version={API_VERSION}"
+        )
 
-    async def put(self, name: str, body: dict[str, Any], *, new: bool) -> CloudPool:
-        """Creates or changes a pool. `new` sends If-None-Match, so that a stranger's pool of that name is never changed."""
-        condition = {"match_condition": MatchConditions.IfMissing} if new else {}
-        call = self._client.agent_pools.begin_create_or_update
+    async def put(self, name: str, body: dict[str, Any], *, replaces: CloudPool | None) -> None:
+        """Creates or changes a pool under a condition, so that neither a stranger's pool nor a count changed meanwhile is lost.
 
-        async def send() -> CloudPool:
-            poller = await call(*self._where, name, body, polling=False, **condition)
-            return cloud_pool((await poller.result()).as_dict())
+        The answer is not decoded: it echoes the request, and the models take longer to build than the request itself.
+        """
+        condition: dict[str, Any] = {}
+        if replaces is None:
+            condition = {"match_condition": MatchConditions.IfMissing}
+        elif replaces.etag:
+            condition = {"match_condition": MatchConditions.IfNotModified, "etag": replaces.etag}
 
-        return await _call(send)
+        async def send() -> None:
+            await self._client.agent_pools.begin_create_or_update(*self._where, name, body, polling=False, **condition)
+
+        await _call(send)
 
     async def delete(self, name: str) -> bool:
         """202 means that the deletion has begun, 204 that there is nothing to delete."""
@@ -124,18 +160,36 @@ class AksAgentPools:
             raise
 
     async def list(self) -> list[CloudPool]:
-        """Every page: an error in a later one loses the whole answer, on purpose."""
+        """Every page: an error in a later one loses the whole answer, on purpose.
+
+        Sent through the client's own pipeline but read as plain JSON: the models cost 2 ms a pool, each few seconds.
+        """
 
         async def send() -> list[CloudPool]:
-            return [cloud_pool(pool.as_dict()) async for pool in self._client.agent_pools.list(*self._where)]
+            pools: list[CloudPool] = []
+            url = self._list_url
+            while url:
+                response = await self._client.send_request(HttpRequest("GET", url))
+                response.raise_for_status()
+                page = response.json()
+                pools += [cloud_pool(resource) for resource in page.get("value") or ()]
+                url = self._own(page.get("nextLink") or "")
+            return pools
 
         return await _call(send)
+
+    def _own(self, link: str) -> str:
+        """A link of the answer, if it points to the service that was asked: the token goes nowhere else."""
+        if link and urlsplit(link).netloc.lower() != self._host:
+            raise CloudError(_unavailable(f"the list of agent pools goes on at a foreign address: {link[:100]}"))
+        return link
 
     async def machines(self, name: str) -> frozenset[str]:
         """Machine names, empty for a pool that does not exist."""
 
         async def send() -> frozenset[str]:
-            return frozenset([machine.name async for machine in self._client.machines.list(*self._where, name)])
+            names = [machine.name or "" async for machine in self._client.machines.list(*self._where, name)]
+            return frozenset(each.lower() for each in names)
 
         try:
             return await _call(send)

@@ -13,8 +13,8 @@ class AgentPools(Protocol):
     Every method raises CloudError with a classified failure.
     """
 
-    async def put(self, name: str, body: dict[str, Any], *, new: bool) -> CloudPool:
-        """Creates the pool (`new`: fails with a conflict if it exists) or changes it; returns it as accepted."""
+    async def put(self, name: str, body: dict[str, Any], *, replaces: CloudPool | None) -> None:
+        """Creates the pool, or changes the one that `replaces` shows: a conflict where the cloud has another state."""
 
     async def delete(self, name: str) -> bool:
         """Starts the deletion; False when there is no such pool."""

@@ -145,7 +145,7 @@ def _class(status: int, codes: set[str], text: str) -> FailureClass:
     if codes & _PREEMPTED_CODES:
         return FailureClass.PREEMPTED
     for failure, matched in (
-        (FailureClass.CONFLICT, status == 409 or "in progress" in text or codes & _CONFLICT_CODES),
+        (FailureClass.CONFLICT, status in (409, 412) or "in progress" in text or codes & _CONFLICT_CODES),
         (FailureClass.QUOTA, codes & _QUOTA_CODES or "quota" in text),
         (FailureClass.SKU_NOT_AVAILABLE, codes & _SKU_CODES or any(words in text for words in _SKU_WORDS)),
         (FailureClass.CAPACITY, codes & _CAPACITY_CODES),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -86,7 +87,9 @@ def grace_seconds(text: str | None) -> float | None:
 def deadline(deleted: datetime | None, annotation: str | None, termination_grace_period: str | None) -> datetime | None:
     """When the drain is forced: the annotation's time (health repair sets it), or deletion plus the claim's grace period."""
     if annotation:
-        return datetime.fromisoformat(annotation)
+        with contextlib.suppress(ValueError):  # somebody wrote what is no time: the drain goes on by the grace period
+            moment = datetime.fromisoformat(annotation)
+            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     seconds = grace_seconds(termination_grace_period)
     return deleted + timedelta(seconds=seconds) if deleted is not None and seconds is not None else None
 

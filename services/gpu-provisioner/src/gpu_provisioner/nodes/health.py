@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 import msgspec
 
 from kaito_api import labels, quantity
 from kaito_api.core.node import Node
 
-TOLERATION = timedelta(minutes=10)
+TOLERATION_SECONDS = 600.0
 BRAKE_SHARE = 0.2
 BRAKE_MINIMUM = 3
 
 
 class Illness(msgspec.Struct, frozen=True):
-    """Why a node is ill, and since when."""
+    """Why a claim's node is ill, and since when this was seen without a break, in monotonic seconds.
+
+    By first sight, not by the node's own time stamps: a clock that jumps, ours or the node's, must not cost machines.
+    """
 
     claim: str
     reason: str
-    since: datetime
+    since: float
 
 
-def illness(claim: str, node: Node, requests_gpu: bool, gpu_missing_since: datetime | None) -> Illness | None:
-    """NotReady, kubelet silent, or the GPU gone from an initialized node; None for a healthy one."""
+def illness(node: Node, *, requests_gpu: bool) -> str:
+    """NotReady, kubelet silent, or the GPU gone from an initialized node, in words; "" for a healthy one."""
     condition = node.condition("Ready")
-    if condition is not None and condition.status != "True" and condition.last_transition_time is not None:
-        word = "not Ready" if condition.status == "False" else "silent"
-        return Illness(claim, f"node {node.metadata.name} is {word}", condition.last_transition_time)
-    initialized = node.metadata.labels.get(labels.INITIALIZED) == "true"
-    if requests_gpu and initialized and gpu_missing_since is not None and not has_gpu(node):
-        return Illness(claim, f"node {node.metadata.name} has lost its GPU", gpu_missing_since)
-    return None
+    if condition is not None and condition.status != "True":
+        return f"node {node.metadata.name} is {'not Ready' if condition.status == 'False' else 'silent'}"
+    if requests_gpu and node.metadata.labels.get(labels.INITIALIZED) == "true" and not has_gpu(node):
+        return f"node {node.metadata.name} has lost its GPU"
+    return ""
 
 
 def has_gpu(node: Node) -> bool:
@@ -40,7 +40,7 @@ def has_gpu(node: Node) -> bool:
     return quantity.parse(node.status.allocatable.get(labels.RESOURCE_GPU, 0)) > 0
 
 
-def to_repair(ill: Sequence[Illness], total: int, now: datetime) -> tuple[Illness, ...]:
+def to_repair(ill: Sequence[Illness], total: int, now: float) -> tuple[Illness, ...]:
     """Claims to replace: ill for longer than the toleration, and none at all when too many are ill at once.
 
     The brake: more than 20 % of the nodes, and at least three, ill together mean an outage of the network or the control
@@ -48,4 +48,4 @@ def to_repair(ill: Sequence[Illness], total: int, now: datetime) -> tuple[Illnes
     """
     if len(ill) >= BRAKE_MINIMUM and len(ill) > BRAKE_SHARE * total:
         return ()
-    return tuple(i for i in ill if now - i.since >= TOLERATION)
+    return tuple(i for i in ill if now - i.since >= TOLERATION_SECONDS)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from gpu_provisioner.claims.view import ClaimView, resource_of
 from gpu_provisioner.metrics import Metrics
-from gpu_provisioner.nodes.health import TOLERATION, Illness, has_gpu, illness, to_repair
+from gpu_provisioner.nodes.health import TOLERATION_SECONDS, Illness, illness, to_repair
 from gpu_provisioner.observe import Observer
 from kaito_api import labels, quantity
 from kaito_api.meta import Key
@@ -27,39 +25,42 @@ class NodeRepairer:
         self._metrics = metrics
         self._events = events
         self._clock = clock
-        self._gpu_missing: dict[str, datetime] = {}
+        self._ill_since: dict[str, float] = {}
 
     async def reconcile(self, key: Key) -> Result | None:
         """Looks at every claim's node; comes back when the next illness has lasted long enough."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         claims = {claim.uid: claim for claim in self._observer.claims() if claim.provider_id and not claim.deleting}
-        ill = [found for claim in claims.values() if (found := self._illness(claim, now)) is not None]
+        reasons = {uid: reason for uid, claim in claims.items() if (reason := self._reason(claim))}
+        self._ill_since = {uid: self._ill_since.get(uid, now) for uid in reasons}
+        ill = [Illness(uid, reason, self._ill_since[uid]) for uid, reason in reasons.items()]
+        self._metrics.unhealthy.set(len(ill))
         due = to_repair(ill, len(claims), now)
         for found in due:
             await self._replace(claims[found.claim], found, now)
-        waiting = [found.since + TOLERATION - now for found in ill if found not in due]
+        waiting = [found.since + TOLERATION_SECONDS - now for found in ill if found not in due]
         if not waiting:
             return None
-        return Result(requeue_after=max(timedelta(seconds=5), min(waiting)).total_seconds())
+        for found in ill:
+            if found not in due and now - found.since >= TOLERATION_SECONDS:
+                message = f"{found.reason}, but {len(ill)} of {len(claims)} nodes are ill at once: none is replaced"
+                claim = claims[found.claim]
+                self._events.record(claim, resource_of(claim), "Warning", "NodeRepairBlocked", message)
+        return Result(requeue_after=max(5.0, min(waiting)))
 
-    def _illness(self, claim: ClaimView, now: datetime) -> Illness | None:
+    def _reason(self, claim: ClaimView) -> str:
         nodes = self._observer.nodes_of_provider(claim.provider_id)
         if len(nodes) != 1:
-            return None
+            return ""  # none: the pool reconciler asks AKS whether the machine is still there
         wants_gpu = quantity.parse(claim.requests.get(labels.RESOURCE_GPU, 0)) > 0 or labels.ACCELERATOR in claim.labels
-        if has_gpu(nodes[0]):
-            self._gpu_missing.pop(claim.uid, None)
-        elif wants_gpu:
-            self._gpu_missing.setdefault(claim.uid, now)
-        return illness(claim.uid, nodes[0], wants_gpu, self._gpu_missing.get(claim.uid))
+        return illness(nodes[0], requests_gpu=wants_gpu)
 
-    async def _replace(self, claim: ClaimView, found: Illness, now: datetime) -> None:
+    async def _replace(self, claim: ClaimView, found: Illness, now: float) -> None:
         """Deletes the claim with a drain that does not wait: the node's pods are lost already."""
-        self._gpu_missing.pop(claim.uid, None)
         self._metrics.replaced.labels("unhealthy").inc()
-        minutes = int((now - found.since).total_seconds() // 60)
+        minutes = int((now - found.since) // 60)
         message = f"{found.reason} for {minutes} min; the claim is deleted so that its owner can replace it"
         self._events.record(claim, resource_of(claim), "Warning", "NodeUnhealthy", message)
-        mark = {"metadata": {"annotations": {labels.TERMINATION_TIMESTAMP: now.isoformat()}}}
+        mark = {"metadata": {"annotations": {labels.TERMINATION_TIMESTAMP: self._clock.now().isoformat()}}}
         await self._client.patch(resource_of(claim), Key("", claim.name), mark)
         await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)

@@ -19,7 +19,7 @@ MAX_BACKOFF_SECONDS = 120.0
 
 
 class PoolLister:
-    """Reads all pools, takes them into the ledger, and wakes the pools that are ours, vanished or awaited."""
+    """Reads all pools, takes them into the ledger, and wakes the pools that changed, vanished or are awaited."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class PoolLister:
         awaited: Callable[[], set[str]],
         busy: Callable[[], bool],
     ) -> None:
-        """`awaited` names the pools that a claim waits for, whether they exist or not."""
+        """`awaited` names the pools that a claim waits for, whether they exist or not: looked at once in the idle interval."""
         self._cloud = cloud
         self._ledger = ledger
         self._metrics = metrics
@@ -45,6 +45,7 @@ class PoolLister:
         self._awaited = awaited
         self._busy = busy
         self._soon = asyncio.Event()
+        self._resynced = float("-inf")
 
     def request(self) -> None:
         """Something is under way: do not wait for the idle interval."""
@@ -72,18 +73,17 @@ class PoolLister:
         started = self._clock.monotonic()
         try:
             pools = await self._cloud.list()
-            missing = self._ledger.listed(pools, started)
-            for name in missing:  # absent from a LIST is a hint only; a GET that says 404 is proof
-                pool = await self._cloud.get(name)
-                if pool is None:
-                    self._ledger.hide(name)
-                else:
-                    self._ledger.show(pool, self._clock.monotonic())
         except CloudError as error:
             self._metrics.failures.labels(error.failure.failure).inc()
             log.warning("cannot list the agent pools", extra={"reason": error.failure.failure, "error": str(error)})
             return error.failure.retry_after
-        self._metrics.pools.set(sum(1 for pool in pools if pool.owned))
-        for name in {pool.name for pool in pools if pool.owned} | set(missing) | self._awaited():
+        news = self._ledger.listed(pools, started)
+        owned = {pool.name for pool in pools if pool.owned}
+        self._metrics.pools.set(len(owned))
+        strangers = {pool.name for pool in pools} - owned
+        due = started - self._resynced >= self._idle
+        if due:
+            self._resynced = started
+        for name in (news - strangers) | (self._awaited() if due else set()):
             self._wake_pool(name)
         return None

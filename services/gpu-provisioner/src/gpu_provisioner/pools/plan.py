@@ -16,7 +16,9 @@ import msgspec
 from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
 
 SURPLUS_SECONDS = 30.0
-"""How long a machine without a claim must have been seen before it is removed."""
+"""How long a machine without a claim must have been seen before it is removed, and a Node be missed before AKS is asked."""
+MACHINES_SECONDS = 60.0
+"""How often a pool's machines are listed, at most, to explain a count or a missing Node."""
 
 
 class CloudPool(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +55,14 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """A claim on the pool, oldest first in its list.
 
     `deleting`: it wants no machine of this pool any more (deleted, or moving on to another instance type).
-    `released`: nothing runs on its node any more.
+    `released`: nothing runs on its node any more. `missed_since`: since when its machine has had no Node (monotonic seconds).
     """
 
     uid: str
     provider_id: str = ""
     deleting: bool = False
     released: bool = False
+    missed_since: float | None = None
 
 
 class Outcome(StrEnum):
@@ -107,26 +110,32 @@ class PoolObservation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the decision rests on.
 
     `pool` is None when the cloud has none; `known` says that this was read after the last change that we sent, and
-    `first_seen` (monotonic seconds) when the pool was noticed first. `machines` are those with a Node; `listed` the names
-    that the cloud lists, or None where it was not asked. `in_flight` names the verb that we sent and whose end the cloud
-    has not shown yet; `blocked` is a failure that is still to be waited out.
+    `first_seen` (monotonic seconds) when the pool was noticed first. `unproven`: that there is no such pool is said by a LIST
+    only, which may be a part. `machines` are those with a Node; `listed` the names that the cloud lists, or None where it
+    was not asked, and `listed_at` when it was asked last. `blocked` is a failure that is still to be waited out.
     """
 
     claims: tuple[Demand, ...]
     pool: CloudPool | None
     known: bool
+    unproven: bool = False
     first_seen: float = 0.0
     machines: tuple[Machine, ...] = ()
     listed: frozenset[str] | None = None
-    in_flight: str = ""
+    listed_at: float = float("-inf")
     blocked: CloudFailure | None = None
+    blocked_for: float = 0.0
 
 
 class PoolDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """At most one call to the cloud, and what each claim learns. `wants_machines`: list the pool's machines first."""
+    """At most one call to the cloud, and what each claim learns.
+
+    `wants_pool`: ask the cloud for this very pool first. `wants_machines`: list the pool's machines first.
+    """
 
     action: Action | None = None
     outcomes: tuple[ClaimOutcome, ...] = ()
+    wants_pool: bool = False
     wants_machines: bool = False
     recheck_after: float | None = None
 
@@ -135,6 +144,9 @@ def plan_pool(seen: PoolObservation, now: float) -> PoolDecision:
     """The decision for one pool at `now` (monotonic seconds)."""
     if not seen.known:
         return PoolDecision(outcomes=_waiting(seen, "reading the agent pools"))
+    if seen.unproven and (seen.pool is not None or any(c.deleting or c.provider_id for c in seen.claims)):
+        # Only a claim that has nothing yet may go on: its PUT is refused should the pool exist after all.
+        return PoolDecision(outcomes=_waiting(seen, "looking for the agent pool"), wants_pool=True)
     if seen.pool is not None and not seen.pool.owned:
         return _taken(seen, seen.pool)
     bindings = bind(seen.claims, seen.machines)
@@ -176,8 +188,7 @@ def _without_pool(seen: PoolObservation, bindings: dict[str, str]) -> PoolDecisi
     wanted = 0
     for claim in seen.claims:
         if claim.deleting:
-            sent = seen.in_flight == "put"
-            outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.WAITING if sent else Outcome.GONE))
+            outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.GONE))
         elif claim.provider_id:
             outcomes.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.VANISHED))
         elif claim.uid in bindings:
@@ -185,10 +196,10 @@ def _without_pool(seen: PoolObservation, bindings: dict[str, str]) -> PoolDecisi
         else:
             wanted += 1
             outcomes.append(_pending(claim.uid, seen.blocked))
-    if not wanted or seen.in_flight:
+    if not wanted:
         return PoolDecision(outcomes=tuple(outcomes))
     if seen.blocked is not None:
-        return PoolDecision(outcomes=tuple(outcomes), recheck_after=seen.blocked.retry_after)
+        return PoolDecision(outcomes=tuple(outcomes), recheck_after=seen.blocked_for)
     return PoolDecision(action=Put(wanted), outcomes=tuple(outcomes))
 
 
@@ -196,22 +207,44 @@ def _with_pool(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str],
     outcomes = _outcomes(seen, pool, bindings)
     if not any(not c.deleting or (c.provider_id and not c.released) for c in seen.claims):
         return _without_claims(seen, pool, outcomes, now)
-    if pool.going or seen.in_flight or not pool.settled:
+    if not pool.settled:
         return PoolDecision(outcomes=outcomes)
-    names, wait = _leaving(seen, bindings, pool, now)
-    if names and seen.listed is None:
-        return PoolDecision(outcomes=outcomes, wants_machines=True)
+    names, wait = _leaving(seen, bindings, now)
+    if seen.listed is None:
+        ask, later = _doubtful(seen, pool, bindings, now)
+        if names or ask:
+            return PoolDecision(outcomes=outcomes, wants_machines=True)
+        wait = min((w for w in (wait, later) if w is not None), default=None)
     present = tuple(name for name in names if seen.listed is not None and name in seen.listed)
     if present:
         return PoolDecision(action=DeleteMachines(present), outcomes=outcomes)
     return _grow(seen, pool, bindings, PoolDecision(outcomes=outcomes, recheck_after=wait))
 
 
+def _doubtful(
+    seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], now: float
+) -> tuple[bool, float | None]:
+    """Whether to list the machines now, or after how long.
+
+    They are in doubt where the count does not explain what is there: more machines than claims, a claim without a machine
+    though there should be one, a claim's machine without a Node.
+    """
+    wanted = sum(1 for c in seen.claims if c.provider_id or not c.deleting)
+    since = [c.missed_since for c in seen.claims if c.missed_since is not None and not c.deleting]
+    pending = any(not c.deleting and c.uid not in bindings for c in seen.claims)
+    if (pending and pool.state == "Succeeded" and pool.count >= wanted) or (not pending and pool.count > wanted):
+        since.append(seen.first_seen)
+    if not since:
+        return False, None
+    due = max(min(since) + SURPLUS_SECONDS, seen.listed_at + MACHINES_SECONDS)
+    return now >= due, max(0.0, due - now)
+
+
 def _without_claims(
     seen: PoolObservation, pool: CloudPool, outcomes: tuple[ClaimOutcome, ...], now: float
 ) -> PoolDecision:
     """Nobody needs the pool: DELETE at once for leaving claims, after a while for a pool that never had one."""
-    if pool.going or seen.in_flight == "delete":
+    if pool.going:
         return PoolDecision(outcomes=outcomes)
     age = now - seen.first_seen
     if not seen.claims and age < SURPLUS_SECONDS:
@@ -224,16 +257,15 @@ def _grow(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], othe
     if all(c.deleting or c.uid in bindings for c in seen.claims):
         return otherwise
     if seen.blocked is not None:
-        return msgspec.structs.replace(otherwise, recheck_after=seen.blocked.retry_after)
+        return msgspec.structs.replace(otherwise, recheck_after=seen.blocked_for)
     needed = sum(1 for c in seen.claims if not c.deleting or c.provider_id)
-    if pool.count < needed or pool.state != "Succeeded":
+    short = seen.listed is not None and len(seen.listed) < needed
+    if pool.count < needed or pool.state != "Succeeded" or short:
         return msgspec.structs.replace(otherwise, action=Put(max(pool.count, needed)))
     return otherwise
 
 
-def _leaving(
-    seen: PoolObservation, bindings: dict[str, str], pool: CloudPool, now: float
-) -> tuple[tuple[str, ...], float | None]:
+def _leaving(seen: PoolObservation, bindings: dict[str, str], now: float) -> tuple[tuple[str, ...], float | None]:
     """Machines to remove by name: those of released claims, and those that belong to nobody for long enough."""
     released = {c.provider_id for c in seen.claims if c.released and c.provider_id}
     kept = set(bindings.values()) - released
@@ -243,7 +275,7 @@ def _leaving(
     surplus = [m for m in seen.machines if m.provider_id not in kept and m.provider_id not in released]
     old = [m.name for m in surplus if now - m.first_seen >= SURPLUS_SECONDS]
     pending = any(not c.deleting and c.uid not in bindings for c in seen.claims)
-    if seen.listed is not None and not pending and pool.count > len(kept):
+    if seen.listed is not None and not pending:
         named = {m.name for m in seen.machines} | {machine_name(p) for p in kept}
         old += sorted(seen.listed - named)  # booted, but no Node ever came
     wait = SURPLUS_SECONDS if surplus and not old else None
@@ -265,14 +297,13 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
         elif claim.uid in bindings:
             found.append(ClaimOutcome(uid=claim.uid, outcome=Outcome.BOUND, provider_id=bindings[claim.uid]))
         else:
-            failed = pool.failure if pool.state in ("Failed", "Canceled") and not seen.in_flight else None
-            found.append(_pending(claim.uid, seen.blocked or failed))
+            found.append(_pending(claim.uid, seen.blocked or pool.failure))
     return tuple(found)
 
 
 def _leave(claim: Demand, seen: PoolObservation, pool: CloudPool) -> Outcome:
     """A deleting claim is gone when the cloud lists no machine of it and none can still come; its Node may linger."""
-    if pool.going or not pool.settled or seen.in_flight:
+    if not pool.settled:
         return Outcome.WAITING
     if claim.provider_id:
         if not claim.released or seen.listed is None:
@@ -300,10 +331,10 @@ def machine_name(provider_id: str) -> str:
     """
     parts = provider_id.split("/")
     if len(parts) < 4 or parts[-2].lower() != "virtualmachines" or not parts[-1].isdigit():
-        return parts[-1]
+        return parts[-1].lower()
     number, digits = int(parts[-1]), ""
     while True:
         number, rest = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
         if not number:
-            return f"{parts[-3]}{digits:0>6}"
+            return f"{parts[-3].lower()}{digits:0>6}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +17,7 @@ from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.observe import Observer
 from gpu_provisioner.pools.plan import (
+    CloudPool,
     Delete,
     DeleteMachines,
     Demand,
@@ -30,6 +32,10 @@ from gpu_provisioner.pools.shape import pool_body, pool_shape
 from kaito_api.meta import Key
 from kubecore.clock import Clock
 from kubecore.controller import Result
+
+log = logging.getLogger(__name__)
+_UNCERTAIN = frozenset({FailureClass.SERVER, FailureClass.CONFLICT, FailureClass.NOT_FOUND})
+"""After these the pool may be other than we thought: it is read anew before the next decision."""
 
 
 class PoolReconciler:
@@ -46,8 +52,11 @@ class PoolReconciler:
         metrics: Metrics,
         clock: Clock,
         wake_claim: Callable[[Key], None],
+        wake_claim_later: Callable[[Key], None],
         wake_list: Callable[[], None],
+        leading: Callable[[], bool],
     ) -> None:
+        """`leading`: whether this replica may still change anything; asked right before each change."""
         self._observer = observer
         self._cloud = cloud
         self._ledger = ledger
@@ -56,51 +65,82 @@ class PoolReconciler:
         self._metrics = metrics
         self._clock = clock
         self._wake_claim = wake_claim
+        self._wake_claim_later = wake_claim_later
         self._wake_list = wake_list
+        self._leading = leading
+        self._refused: dict[str, str] = {}
+        """By pool the eTag with which a PUT met a conflict."""
 
     async def reconcile(self, key: Key) -> Result | None:
         """One look at the pool `key.name`."""
         name = key.name
-        claims = self._observer.claims_of_pool(name)
-        seen = self._observe(name, claims, None)
-        decision = plan_pool(seen, self._clock.monotonic())
-        if decision.wants_machines:
-            listed = await self._cloud.machines(name)
-            seen = self._observe(name, claims, listed)
-            decision = plan_pool(seen, self._clock.monotonic())
+        claims, decision = self._decide(name, None)
+        try:
+            if decision.wants_pool:
+                await self._look(name)
+                claims, decision = self._decide(name, None)
+            if decision.wants_machines:
+                listed = await self._cloud.machines(name)
+                self._ledger.machines_listed_now(name, self._clock.monotonic())
+                claims, decision = self._decide(name, listed)
+        except CloudError as error:
+            self._metrics.failures.labels(error.failure.failure).inc()
+            log.warning("cannot read the agent pool", extra={"pool": name, "reason": str(error)})
+            return Result(requeue_after=error.failure.retry_after)
         self._tell(claims, decision)
         if decision.action is None:
-            if seen.pool is not None and not seen.pool.settled:
+            pool = self._ledger.pool(name)
+            if pool is not None and not pool.settled:
                 self._wake_list()
-            return Result(requeue_after=decision.recheck_after) if decision.recheck_after else None
+            return Result(requeue_after=decision.recheck_after) if decision.recheck_after is not None else None
         return await self._act(name, claims, decision)
 
-    def _observe(self, name: str, claims: list[ClaimView], listed: frozenset[str] | None) -> PoolObservation:
+    async def _look(self, name: str) -> None:
+        """Asks for this very pool: its 404 is the proof that a LIST is not."""
+        pool = await self._cloud.get(name)
+        if pool is None:
+            self._ledger.hide(name, self._clock.monotonic())
+        else:
+            self._ledger.show(pool, self._clock.monotonic())
+
+    def _decide(self, name: str, listed: frozenset[str] | None) -> tuple[list[ClaimView], PoolDecision]:
+        claims = self._observer.claims_of_pool(name)
         now = self._clock.monotonic()
+        return claims, plan_pool(self._observe(name, claims, listed, now), now)
+
+    def _observe(
+        self, name: str, claims: list[ClaimView], listed: frozenset[str] | None, now: float
+    ) -> PoolObservation:
+        machines = tuple(
+            Machine(
+                name=node.metadata.name,
+                provider_id=node.spec.provider_id,
+                first_seen=self._ledger.machine_first_seen(node.spec.provider_id, now),
+            )
+            for node in self._observer.nodes_of_pool(name)
+        )
         return PoolObservation(
-            claims=tuple(
-                Demand(
-                    uid=c.uid,
-                    provider_id=c.provider_id or self._ledger.outcome(c.uid).provider_id,
-                    deleting=c.deleting or c.uid in self._ledger.moving,
-                    released=c.uid in self._ledger.released,
-                )
-                for c in claims
-                if c.finalized
-            ),
+            claims=tuple(self._demand(c, now) for c in claims if c.finalized),
             pool=self._ledger.pool(name),
             known=self._ledger.known(name),
+            unproven=self._ledger.unproven(name),
             first_seen=self._ledger.first_seen(name),
-            machines=tuple(
-                Machine(
-                    name=node.metadata.name,
-                    provider_id=node.spec.provider_id,
-                    first_seen=self._ledger.machine_first_seen(node.spec.provider_id, now),
-                )
-                for node in self._observer.nodes_of_pool(name)
-            ),
+            machines=machines,
             listed=listed,
+            listed_at=self._ledger.machines_listed(name),
             blocked=self._ledger.blocked(name, now),
+            blocked_for=self._ledger.blocked_for(name, now),
+        )
+
+    def _demand(self, claim: ClaimView, now: float) -> Demand:
+        provider_id = claim.provider_id or self._ledger.outcome(claim.uid).provider_id
+        missed = bool(provider_id) and not self._observer.nodes_of_provider(provider_id)
+        return Demand(
+            uid=claim.uid,
+            provider_id=provider_id,
+            deleting=claim.deleting or claim.uid in self._ledger.moving,
+            released=claim.uid in self._ledger.released,
+            missed_since=self._ledger.node_missed(provider_id, now) if missed else None,
         )
 
     def _tell(self, claims: list[ClaimView], decision: PoolDecision) -> None:
@@ -112,7 +152,8 @@ class PoolReconciler:
             self._ledger.outcomes[outcome.uid] = outcome
             if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
                 self._note(claim, outcome.failure)
-            self._wake_claim(claim.key)
+            wake = self._wake_claim_later if outcome.outcome is Outcome.WAITING else self._wake_claim
+            wake(claim.key)
 
     def _note(self, claim: ClaimView, failure: CloudFailure) -> None:
         self._metrics.failures.labels(failure.failure).inc()
@@ -122,6 +163,8 @@ class PoolReconciler:
 
     async def _act(self, name: str, claims: list[ClaimView], decision: PoolDecision) -> Result | None:
         action = decision.action
+        if not self._leading():
+            return None  # the lease ran out: whoever holds it now decides
         owner = claims[0].owner if claims else name
         now = self._clock.monotonic()
         if isinstance(action, Put):
@@ -155,8 +198,22 @@ class PoolReconciler:
                 failure=FailureClass.BAD_INPUT, code="", message=shape.message, retry_after=60.0, permanent=True
             )
             raise CloudError(failure)
-        pool = await self._cloud.put(name, pool_body(shape, count), new=self._ledger.pool(name) is None)
-        self._ledger.show(pool, self._clock.monotonic())
+        before = self._ledger.pool(name)
+        replaces = before
+        if before is not None and self._refused.get(name) == before.etag:
+            replaces = msgspec.structs.replace(
+                before, etag=""
+            )  # read anew it is still this one: the condition is not honoured
+        try:
+            await self._cloud.put(name, pool_body(shape, count), replaces=replaces)
+        except CloudError as error:
+            if before is not None and error.failure.failure is FailureClass.CONFLICT:
+                self._refused[name] = before.etag
+            raise
+        self._refused.pop(name, None)
+        state = "Creating" if before is None else "Updating"
+        accepted = CloudPool(name=name, state=state, count=count, owned=True, vm_size=shape.option.vm_size)
+        self._ledger.show(accepted, self._clock.monotonic())
         self._metrics.calls.labels("put").inc()
 
     async def _delete(self, name: str) -> None:
@@ -167,18 +224,19 @@ class PoolReconciler:
                     msgspec.structs.replace(pool, state="Deleting", failure=None), self._clock.monotonic()
                 )
         else:
-            self._ledger.hide(name)
+            self._ledger.hide(name, self._clock.monotonic())
         self._metrics.calls.labels("delete").inc()
 
     def _failed(self, name: str, failure: CloudFailure) -> Result | None:
-        """A call was refused: remember until when, and look at the pool again. The next decision tells the claims."""
+        """A call failed: remember until when, and look at the pool again. The next decision tells the claims."""
         now = self._clock.monotonic()
-        if failure.failure is not FailureClass.SERVER:
-            self._ledger.sure(name)
+        self._metrics.failures.labels(failure.failure).inc()
         if failure.failure is FailureClass.THROTTLED:
             self._bucket.pause(failure.retry_after, now)
-        if failure.failure in (FailureClass.CONFLICT, FailureClass.NOT_FOUND):
-            return Result(requeue_after=failure.retry_after)
-        self._metrics.failures.labels(failure.failure).inc()
-        self._ledger.block(name, failure, now)
+        if failure.failure in _UNCERTAIN:
+            self._ledger.doubt(name, now)  # a LIST that began before this moment does not tell whether it was done
+        else:
+            self._ledger.sure(name)
+        if failure.failure not in (FailureClass.CONFLICT, FailureClass.NOT_FOUND):
+            self._ledger.block(name, failure, now)
         return Result(requeue_after=0.05 if self._ledger.known(name) else failure.retry_after)

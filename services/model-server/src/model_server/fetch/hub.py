@@ -41,7 +41,6 @@ def fetch(source: HubSource, to: Path, progress: Callable[[int, int], None]) -> 
     os.environ["HF_HUB_OFFLINE"] = "0"
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(TIMEOUT_SECONDS))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    import httpx2
     import huggingface_hub
     import huggingface_hub.errors
 
@@ -74,7 +73,7 @@ def fetch(source: HubSource, to: Path, progress: Callable[[int, int], None]) -> 
         raise _denied(source) if not token else _missing(source) from error
     except (huggingface_hub.errors.RevisionNotFoundError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise _missing(source) from error
-    except (huggingface_hub.errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+    except (huggingface_hub.errors.HfHubHTTPError, _transport_error(), OSError) as error:
         raise _unavailable(source, error) from error
     for file in files:
         verify(place.stage, file)
@@ -109,6 +108,13 @@ def verify(stage: Path, file: HubFile) -> None:
         raise FatalError(
             ExitCode.WEIGHTS_INVALID, f"{file.name} is not what the commit lists: {size} bytes, {digest.hexdigest()}"
         )
+
+
+def _transport_error() -> type[Exception]:
+    """Return what the hub library's own HTTP client raises: which client that is differs between its releases."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(kind for kind in HfHubHTTPError.__mro__[1:] if kind.__name__ == "HTTPError")
 
 
 def _listed(info: Any) -> list[HubFile]:

@@ -76,9 +76,7 @@ def _root(text: str) -> dict[Any, Any] | Problem:
     return root if isinstance(root, dict) else Problem(ROOT, "must be a mapping of sections")
 
 
-def _section(
-    path: str, given: Mapping[Any, Any], kinds: Mapping[str, Kind]
-) -> tuple[dict[str, Any], list[Problem]]:
+def _section(path: str, given: Mapping[Any, Any], kinds: Mapping[str, Kind]) -> tuple[dict[str, Any], list[Problem]]:
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for key, value in given.items():
@@ -90,7 +88,7 @@ def _section(
         elif value is not None:
             try:
                 values[name] = _value(value, kind)
-            except ValueError:
+            except (TypeError, ValueError, OverflowError):
                 problems.append(Problem(where, f"must be {kind.value}, not {value!r}"))
     return values, problems
 
@@ -105,7 +103,7 @@ def _unknown(name: str, kinds: Mapping[str, Kind]) -> str:
 
 
 def _value(value: Any, kind: Kind) -> Any:
-    """Return the value as its kind. Raises ValueError."""
+    """Return the value as its kind. Raises ValueError and TypeError."""
     match kind:
         case Kind.BOOLEAN:
             return _boolean(value)
@@ -113,11 +111,11 @@ def _value(value: Any, kind: Kind) -> Any:
             return _number(value, whole=kind is Kind.INTEGER)
         case Kind.TEXT:
             if isinstance(value, dict | list):
-                raise ValueError("not text")
+                raise TypeError("not text")
             return str(value)
         case Kind.MAPPING:
             if not isinstance(value, dict):
-                raise ValueError("not a mapping")
+                raise TypeError("not a mapping")
             return value
         case Kind.NAMES:
             if isinstance(value, str):
@@ -139,7 +137,7 @@ def _boolean(value: Any) -> bool:
 
 def _number(value: Any, *, whole: bool) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("not a number")
+        raise TypeError("not a number")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError("not finite")

@@ -62,13 +62,23 @@ INERT: Final = {
 }
 """Keys of TrainingArguments that are accepted without effect, so that KAITO's files keep working."""
 
-MODEL_INERT: Final = {
-    name: "the base model comes from the preset"
-    for name in (
-        "pretrained_model_name_or_path state_dict cache_dir from_tf force_download resume_download proxies "
-        "output_loading_info allow_remote_files revision m_revision local_files_only"
-    ).split()
-} | {
+MODEL_INERT: Final = dict.fromkeys(
+    (
+        "pretrained_model_name_or_path",
+        "state_dict",
+        "cache_dir",
+        "from_tf",
+        "force_download",
+        "resume_download",
+        "proxies",
+        "output_loading_info",
+        "allow_remote_files",
+        "local_files_only",
+        "revision",
+        "m_revision",
+    ),
+    "the base model comes from the preset",
+) | {
     "device_map": "every process owns one device",
     "load_in_4bit": "use QuantizationConfig",
     "load_in_8bit": "use QuantizationConfig",
@@ -118,7 +128,9 @@ def lora_refusals(section: Mapping[str, Any]) -> list[tuple[str, str]]:
     init = section.get("init_lora_weights")
     if isinstance(init, str) and init.lower() not in ("true", "false"):
         if init.startswith(_MUTATING):
-            found.append(("init_lora_weights", f"{init} changes the base model that the adapter is served on; use true"))
+            found.append(
+                ("init_lora_weights", f"{init} changes the base model that the adapter is served on; use true")
+            )
         elif init not in _SUPPORTED_INITS:
             found.append(("init_lora_weights", f"must be true or one of {', '.join(_SUPPORTED_INITS)}, not {init}"))
     return found

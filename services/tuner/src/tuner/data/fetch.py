@@ -1,8 +1,4 @@
-"""Downloads of training data: every address checked, resumable, capped, pinned.
-
-The addresses that a connection may use are decided by the resolver of the connection itself, so that what was checked is
-what is connected to; a name that changes its address between check and use gains nothing.
-"""
+"""Downloads of training data: every address checked, resumable, capped, pinned."""
 
 from __future__ import annotations
 
@@ -11,16 +7,15 @@ import hashlib
 import logging
 import random
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tuner.data import location
+from tuner.data.guard import check_literal, refusal
 from tuner.data.location import Location, LocationError, Policy
 from tuner.exits import ExitCode, FatalError
 
@@ -72,143 +67,112 @@ Moved = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0 where unknown)."""
 
 
-class GuardedResolver(AbstractResolver):
-    """Resolves names and withholds every address that the policy does not let through."""
+class Downloader:
+    """Brings files into one folder with one session."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, client: aiohttp.ClientSession, folder: Path, policy: Policy, limits: Limits) -> None:
+        self._client = client
+        self._folder = folder
         self._policy = policy
-        self._resolver = aiohttp.ThreadedResolver()
+        self._limits = limits
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the usable addresses. Raises LocationError when all of them are withheld."""
-        found = await self._resolver.resolve(host, port, family)
-        if location.allowed(host, port, self._policy):
-            return found
-        usable = [entry for entry in found if location.public(entry["host"])]
-        if found and not usable:
-            raise LocationError(_private(host, port))
-        return usable
-
-    async def close(self) -> None:
-        """Release what the resolver holds."""
-        await self._resolver.close()
-
-
-def session(policy: Policy, limits: Limits) -> aiohttp.ClientSession:
-    """Make the session for downloads: no proxies from the environment, no cookies, no compression on the way."""
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=limits.connect_seconds, sock_read=limits.silence_seconds, connect=limits.connect_seconds
-    )
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=GuardedResolver(policy), limit=4, use_dns_cache=False),
-        timeout=timeout,
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "kaito-tuner"},
-    )
-
-
-async def download(
-    client: aiohttp.ClientSession, where: Location, folder: Path, policy: Policy, limits: Limits, moved: Moved
-) -> Fetched:
-    """Bring one file into `folder`; a part that an earlier try left there is continued. Raises FatalError."""
-    key = hashlib.sha256(f"{where.url}#{where.sha256}".encode()).hexdigest()[:12]
-    target = folder / f"{key}-{where.file_name}"
-    if await asyncio.to_thread(target.is_file):
-        return await asyncio.to_thread(_done, target, where)
-    part = target.with_name(target.name + ".part")
-    try:
-        async with asyncio.timeout(limits.total_seconds):
-            await _until_whole(client, where, part, policy, limits, moved)
-    except TimeoutError as error:
-        raise FatalError(
-            ExitCode.DATA_UNAVAILABLE,
-            f"{where.shown} did not arrive within {limits.total_seconds:.0f} s; the part that did is kept",
-        ) from error
-    except LocationError as error:
-        raise FatalError(ExitCode.DATA_INVALID, str(error)) from error
-    return await asyncio.to_thread(_accept, part, target, where)
-
-
-async def _until_whole(
-    client: aiohttp.ClientSession, where: Location, part: Path, policy: Policy, limits: Limits, moved: Moved
-) -> None:
-    fruitless, pause = 0, limits.backoff_seconds
-    while True:
-        before = _size(part)
+    async def download(self, where: Location, moved: Moved) -> Fetched:
+        """Bring one file; a part that an earlier try left is continued. Raises FatalError."""
+        key = hashlib.sha256(f"{where.url}#{where.sha256}".encode()).hexdigest()[:12]
+        target = self._folder / f"{key}-{where.file_name}"
+        if await asyncio.to_thread(target.is_file):
+            return await asyncio.to_thread(_done, target, where)
+        part = target.with_name(target.name + ".part")
+        seconds = self._limits.total_seconds
         try:
-            await _transfer(client, where, part, policy, limits, moved)
-            return
-        except (_Interrupted, aiohttp.ClientError, TimeoutError) as error:
-            cause = _blocked(error)
-            if cause is not None:
-                raise cause from error
-            progressed = _size(part) > before
-            fruitless, pause = (1, limits.backoff_seconds) if progressed else (fruitless + 1, min(pause * 2, 30.0))
-            words = str(error) or type(error).__name__
-            if fruitless >= limits.attempts:
-                raise FatalError(
-                    ExitCode.DATA_UNAVAILABLE, f"{where.shown} cannot be read: {words} ({fruitless} tries)"
-                ) from error
-            _logger.warning("download interrupted", extra={"source": where.shown, "error": words, "bytes": _size(part)})
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            async with asyncio.timeout(seconds):
+                await self._until_whole(where, part, moved)
+        except TimeoutError as error:
+            raise FatalError(
+                ExitCode.DATA_UNAVAILABLE,
+                f"{where.shown} did not arrive within {seconds:.0f} s; the part that did is kept",
+            ) from error
+        except LocationError as error:
+            raise FatalError(ExitCode.DATA_INVALID, str(error)) from error
+        return await asyncio.to_thread(_accept, part, target, where)
 
+    async def _until_whole(self, where: Location, part: Path, moved: Moved) -> None:
+        fruitless, pause = 0, self._limits.backoff_seconds
+        while True:
+            before = _size(part)
+            try:
+                await self._transfer(where, part, moved)
+                return
+            except (_Interrupted, aiohttp.ClientError, TimeoutError) as error:
+                cause = refusal(error)
+                if cause is not None:
+                    raise cause from error
+                progressed = _size(part) > before
+                fruitless = 1 if progressed else fruitless + 1
+                pause = self._limits.backoff_seconds if progressed else min(pause * 2, 30.0)
+                words = str(error) or type(error).__name__
+                if fruitless >= self._limits.attempts:
+                    message = f"{where.shown} cannot be read: {words} ({fruitless} tries)"
+                    raise FatalError(ExitCode.DATA_UNAVAILABLE, message) from error
+                extra = {"source": where.shown, "error": words, "bytes": _size(part)}
+                _logger.warning("download interrupted", extra=extra)
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
-async def _transfer(
-    client: aiohttp.ClientSession, where: Location, part: Path, policy: Policy, limits: Limits, moved: Moved
-) -> None:
-    """One try. Returns when the file is whole."""
-    have, known = _size(part), _read_note(part, where)
-    headers = {}
-    # Without a validator or a pin nobody can tell whether the rest belongs to the same file.
-    if have and known is not None and (known.etag or where.sha256):
-        headers["Range"] = f"bytes={have}-"
-        if known.etag:
-            headers["If-Range"] = known.etag
-    async with await _follow(client, where, policy, headers) as response:
-        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if response.status == 416 and have:
-            _drop(part)
-            raise _Interrupted("the server has fewer bytes than before")
-        if response.status not in (200, 206) or (response.status == 206 and not resumed):
-            _refuse(where, response.status)
-        start = have if resumed else 0
-        total = start + (response.content_length or 0) if response.content_length is not None else 0
-        _check_room(where, part, total or start, start, limits)
-        _write_note(part, where, _strong(response.headers.get("ETag", "")))
-        with part.open("r+b" if resumed else "wb") as file:
+    async def _transfer(self, where: Location, part: Path, moved: Moved) -> None:
+        """One try. Returns when the file is whole."""
+        have, known = _size(part), _read_note(part, where)
+        headers = {}
+        # Without a validator or a pin nobody can tell whether the rest belongs to the same file.
+        if have and known is not None and (known.etag or where.sha256):
+            headers["Range"] = f"bytes={have}-"
+            if known.etag:
+                headers["If-Range"] = known.etag
+        async with await self._follow(where, headers) as response:
+            if response.status == 416 and have:
+                _drop(part)
+                raise _Interrupted("the server has fewer bytes than before")
+            resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            if response.status != 200 and not resumed:
+                _refuse(where, response.status)
+            start = have if resumed else 0
+            total = 0 if response.content_length is None else start + response.content_length
+            _check_room(where, part, total - start, total, self._limits)
+            _write_note(part, where, _strong(response.headers.get("ETag", "")))
+            done = await self._store(response, where, part, start, lambda done: moved(done, total))
+        if total and done < total:
+            raise _Interrupted(f"the connection ended after {done} of {total} bytes")
+
+    async def _store(
+        self, response: aiohttp.ClientResponse, where: Location, part: Path, start: int, moved: Callable[[int], None]
+    ) -> int:
+        """Append the body to the part from `start` on; return the bytes that it has then."""
+        done = start
+        with part.open("r+b" if start else "wb") as file:
             file.seek(start)
-            done = start
+            file.truncate()
             async for chunk in response.content.iter_chunked(CHUNK):
                 done += len(chunk)
-                if done > limits.max_bytes:
-                    raise _too_large(where, limits)
+                if done > self._limits.max_bytes:
+                    raise _too_large(where, self._limits)
                 try:
                     await asyncio.to_thread(file.write, chunk)
                 except OSError as error:
-                    raise FatalError(ExitCode.DISK_FULL, f"{part.parent}: {error.strerror}; give the pod more") from error
-                moved(done, total)
-    if total and done < total:
-        raise _Interrupted(f"the connection ended after {done} of {total} bytes")
+                    message = f"{part.parent}: {error.strerror}; give the data volume more"
+                    raise FatalError(ExitCode.DISK_FULL, message) from error
+                moved(done)
+        return done
 
-
-async def _follow(
-    client: aiohttp.ClientSession, where: Location, policy: Policy, headers: dict[str, str]
-) -> aiohttp.ClientResponse:
-    """Ask, and follow redirects by hand: each goes through the same checks as the first address."""
-    here = where
-    for _ in range(MAX_REDIRECTS + 1):
-        address = location.literal(here.host)
-        if address and not location.allowed(here.host, here.port, policy) and not location.public(address):
-            raise LocationError(_private(here.host, here.port))
-        response = await client.get(here.url, headers=headers, allow_redirects=False)
-        if response.status not in _REDIRECTS or "Location" not in response.headers:
-            return response
-        response.release()
-        here = location.redirected(here, response.headers["Location"], policy)
-    raise LocationError(f"{where.shown} redirects more than {MAX_REDIRECTS} times")
+    async def _follow(self, where: Location, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """Ask, and follow redirects by hand: each goes through the same checks as the first address."""
+        here = where
+        for _ in range(MAX_REDIRECTS + 1):
+            check_literal(here, self._policy)
+            response = await self._client.get(here.url, headers=headers, allow_redirects=False)
+            if response.status not in _REDIRECTS or "Location" not in response.headers:
+                return response
+            response.release()
+            here = location.redirected(here, response.headers["Location"], self._policy)
+        raise LocationError(f"{where.shown} redirects more than {MAX_REDIRECTS} times")
 
 
 def _refuse(where: Location, status: int) -> None:
@@ -224,11 +188,11 @@ def _refuse(where: Location, status: int) -> None:
     raise FatalError(ExitCode.DATA_INVALID, f"{where.shown} {meanings.get(status, f'answers HTTP {status}')}")
 
 
-def _check_room(where: Location, part: Path, total: int, start: int, limits: Limits) -> None:
+def _check_room(where: Location, part: Path, needed: int, total: int, limits: Limits) -> None:
     if total > limits.max_bytes:
         raise _too_large(where, limits)
     free = shutil.disk_usage(part.parent).free
-    if total - start > free - _FREE_BYTES:
+    if needed > free - _FREE_BYTES:
         raise FatalError(
             ExitCode.DISK_FULL,
             f"{where.shown} has {total} bytes, but only {free} are free in {part.parent}: give the data volume more",
@@ -239,23 +203,6 @@ def _too_large(where: Location, limits: Limits) -> FatalError:
     return FatalError(
         ExitCode.DATA_INVALID, f"{where.shown} is larger than the {limits.max_bytes} bytes that the operator allows"
     )
-
-
-def _private(host: str, port: int) -> str:
-    return (
-        f"{host}:{port} is not an address of the public internet, and data is fetched from nowhere else; "
-        "an operator may allow exactly this host and port"
-    )
-
-
-def _blocked(error: BaseException) -> LocationError | None:
-    """The refusal inside what aiohttp wrapped around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, LocationError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _accept(part: Path, target: Path, where: Location) -> Fetched:

@@ -71,7 +71,9 @@ def parse(text: str, policy: Policy) -> Location:
         raise LocationError(f"the URL of {host} holds a user name: credentials do not belong into a Workspace")
     port = port or _DEFAULT_PORTS[parts.scheme]
     if parts.scheme == "http" and not policy.plain_http and (host, port) not in policy.allowed_hosts:
-        raise LocationError(f"{_hidden(text)} is not encrypted: write https://, or let the operator allow {host}:{port}")
+        raise LocationError(
+            f"{_hidden(text)} is not encrypted: write https://, or let the operator allow {host}:{port}"
+        )
     pin = ""
     if parts.fragment:
         match = _PIN.fullmatch(parts.fragment)

@@ -31,13 +31,13 @@ def prepare(files: Sequence[Fetched], settings: DatasetSettings, encoder: Encode
     except (FileNotFoundError, msgspec.MsgspecError):
         pass  # nothing yet, or a run that was interrupted: the preview is written last
     folder.mkdir(parents=True, exist_ok=True)
-    tally = Tally()
-    sources: list[Source] = []
-    _write(folder / TABLE, _all_tokens(files, settings, encoder, tally, sources))
+    stream = _Stream(settings, encoder)
+    _write(folder / TABLE, stream.read(files))
+    tally = stream.tally
     if tally.samples == 0:
         skipped = f"; all {tally.rows} rows were skipped: {_worst(tally)}" if tally.rows else ""
         raise FatalError(ExitCode.DATA_INVALID, f"the data holds no sample to train on{skipped}")
-    preview = tally.preview(sources, ", ".join(sorted(encoder.used)))
+    preview = tally.preview(stream.sources, ", ".join(sorted(encoder.used)))
     partial = folder / f".{PREVIEW}"
     partial.write_bytes(msgspec.json.encode(preview))
     partial.replace(folder / PREVIEW)
@@ -55,89 +55,81 @@ def split(count: int, settings: DatasetSettings) -> tuple[list[int], list[int]]:
     return order[held:], order[:held]
 
 
-def _all_tokens(
-    files: Sequence[Fetched], settings: DatasetSettings, encoder: Encoder, tally: Tally, sources: list[Source]
-) -> Iterator[Tokens]:
-    for file in files:
-        path = Path(file.path)
+class _Stream:
+    """The tokens of all files, counted while they pass."""
+
+    def __init__(self, settings: DatasetSettings, encoder: Encoder) -> None:
+        self._settings = settings
+        self._encoder = encoder
+        self.tally = Tally()
+        self.sources: list[Source] = []
+
+    def read(self, files: Sequence[Fetched]) -> Iterator[Tokens]:
+        """Yield every sample. Raises FatalError."""
+        for file in files:
+            try:
+                yield from self._file(file)
+            except (detect.UnreadableError, shapes.ShapeError) as error:
+                raise FatalError(ExitCode.DATA_INVALID, f"{file.shown}: {error}") from error
+        self._judge(finished=True)
+
+    def _file(self, file: Fetched) -> Iterator[Tokens]:
+        detected = detect.detect(Path(file.path))
+        shape, convert = "", None
+        rows_before, samples_before = self.tally.rows, self.tally.samples
+        for row in rows.read(Path(file.path), detected):
+            if self._settings.max_rows is not None and self.tally.samples >= self._settings.max_rows:
+                break
+            self.tally.rows += 1
+            if isinstance(row, BadRow):
+                self._bad(row.why)
+                continue
+            if convert is None:
+                shape, convert = shapes.recognise(list(row), self._settings)
+            tokens = self._tokens(row, convert)
+            if tokens is not None:
+                yield tokens
+        self.sources.append(
+            Source(
+                name=file.shown,
+                format=detected.format.value + (" in gzip" if detected.gzip else ""),
+                shape=shape,
+                rows=self.tally.rows - rows_before,
+                used=self.tally.samples - samples_before,
+                sha256=file.sha256,
+            )
+        )
+
+    def _tokens(self, row: Row, convert: shapes.Converter) -> Tokens | None:
         try:
-            detected = detect.detect(path)
-            reader = rows.read(path, detected)
-            yield from _file_tokens(file, detected, reader, settings, encoder, tally, sources)
-        except (detect.UnreadableError, shapes.ShapeError) as error:
-            raise FatalError(ExitCode.DATA_INVALID, f"{file.shown}: {error}") from error
-        if settings.max_rows is not None and tally.samples >= settings.max_rows:
-            return
-    _judge_bad(tally, settings, finished=True)
+            sample = convert(row)
+            tokens = self._encoder.encode(sample)
+        except shapes.RowError as error:
+            self._bad(str(error))
+            return None
+        trained = sum(label != IGNORED for label in tokens.labels)
+        if trained == 0:
+            self.tally.without_loss += 1
+            return None
+        self.tally.take(length=len(tokens.ids), trained=trained, cut=tokens.cut, whole_loss=tokens.whole_loss)
+        if len(self.tally.examples) < SHOWN_SAMPLES:
+            self.tally.examples.append(self._encoder.render(sample)[:SHOWN_CHARACTERS])
+        return tokens
 
+    def _bad(self, why: str) -> None:
+        self.tally.bad[why] += 1
+        self._judge(finished=False)
 
-def _file_tokens(
-    file: Fetched,
-    detected: detect.Detected,
-    reader: Iterator[Row | BadRow],
-    settings: DatasetSettings,
-    encoder: Encoder,
-    tally: Tally,
-    sources: list[Source],
-) -> Iterator[Tokens]:
-    shape: shapes.Shape | None = None
-    convert: shapes.Converter | None = None
-    before_rows, before_samples = tally.rows, tally.samples
-    for row in reader:
-        tally.rows += 1
-        if isinstance(row, BadRow):
-            _bad(tally, settings, row.why)
-            continue
-        if convert is None:
-            shape, convert = shapes.recognise(list(row), settings)
-        tokens = _tokens(row, convert, encoder, tally, settings)
-        if tokens is not None:
-            yield tokens
-        if settings.max_rows is not None and tally.samples >= settings.max_rows:
-            break
-    sources.append(
-        Source(
-            name=file.shown,
-            format=detected.format.value + (" in gzip" if detected.gzip else ""),
-            shape=shape.value if shape is not None else "",
-            rows=tally.rows - before_rows,
-            used=tally.samples - before_samples,
-            sha256=file.sha256,
-        )
-    )
-
-
-def _tokens(
-    row: Row, convert: shapes.Converter, encoder: Encoder, tally: Tally, settings: DatasetSettings
-) -> Tokens | None:
-    try:
-        sample = convert(row)
-        tokens = encoder.encode(sample)
-    except shapes.RowError as error:
-        _bad(tally, settings, str(error))
-        return None
-    trained = sum(label != IGNORED for label in tokens.labels)
-    if trained == 0:
-        tally.without_loss += 1
-        return None
-    tally.take(length=len(tokens.ids), trained=trained, cut=tokens.cut, whole_loss=tokens.whole_loss)
-    if len(tally.examples) < SHOWN_SAMPLES:
-        tally.examples.append(encoder.render(sample)[:SHOWN_CHARACTERS])
-    return tokens
-
-
-def _bad(tally: Tally, settings: DatasetSettings, why: str) -> None:
-    tally.bad[why] += 1
-    _judge_bad(tally, settings, finished=False)
-
-
-def _judge_bad(tally: Tally, settings: DatasetSettings, *, finished: bool) -> None:
-    if tally.too_many_bad(settings.max_bad_rows, finished=finished):
-        raise FatalError(
-            ExitCode.DATA_INVALID,
-            f"{sum(tally.bad.values())} of {tally.rows} rows cannot be used, mostly because: {_worst(tally)}. Repair the "
-            "data, or raise DatasetConfig.max_bad_rows",
-        )
+    def _judge(self, *, finished: bool) -> None:
+        tally = self.tally
+        # Where nothing is left at all, prepare() has better words.
+        judged = tally.samples > 0 or not finished
+        if judged and tally.too_many_bad(self._settings.max_bad_rows, finished=finished):
+            raise FatalError(
+                ExitCode.DATA_INVALID,
+                f"{sum(tally.bad.values())} of {tally.rows} rows cannot be used, mostly because: {_worst(tally)}. "
+                "Repair the data, or raise DatasetConfig.max_bad_rows",
+            )
 
 
 def _worst(tally: Tally) -> str:

@@ -76,7 +76,9 @@ _ROLES: Final = {
     "function": "tool",
     "developer": "system",
 }
-_FORMS: Final = "messages, conversations, prompt/completion, instruction/input/output, instruction/context/response, text"
+_FORMS: Final = (
+    "messages, conversations, prompt/completion, instruction/input/output, instruction/context/response, text"
+)
 
 
 def recognise(columns: Sequence[str], settings: DatasetSettings) -> tuple[Shape, Converter]:

@@ -120,9 +120,7 @@ class Encoder:
 
     def _cut(self, ids: list[int], labels: list[int], *, whole_loss: bool) -> Tokens:
         cut = max(0, len(ids) - self._max_length)
-        return Tokens(
-            ids=ids[: self._max_length], labels=labels[: self._max_length], cut=cut, whole_loss=whole_loss
-        )
+        return Tokens(ids=ids[: self._max_length], labels=labels[: self._max_length], cut=cut, whole_loss=whole_loss)
 
 
 def _marked_template(tokenizer: Any) -> str | None:

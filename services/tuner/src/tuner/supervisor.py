@@ -1,0 +1,224 @@
+"""The process that kubelet starts: brings the data, runs the training child, reports, and knows what to do when it dies.
+
+Imports nothing heavy: while the child fills the memory, this process stays small and alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from kaito_api.report import Progress, TuningReport
+from tuner import child, cluster, job, options, result, schedule, sources
+from tuner.checkpoints import prune
+from tuner.config.document import ROOT
+from tuner.config.recipe import Recipe, parse
+from tuner.data.fetch import Fetched
+from tuner.events import Estimated, Evaluated, Event, Note, Prepared, Saved, Started, Stepped
+from tuner.exits import REASONS, ExitCode, FatalError
+from tuner.figures import Figures
+from tuner.metrics import serving
+from tuner.options import Options
+from tuner.reporter import Reporter
+from tuner.verdict import Again, verdict
+
+LAST_WORD_SECONDS: Final = 5.0
+_MICRO_LIMIT: Final = "micro_limit"
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Supervisor:
+    """One tuning, from an empty folder to a finished one."""
+
+    def __init__(self, settings: Options, reporter: Reporter) -> None:
+        self._settings = settings
+        self._reporter = reporter
+        self._stop = asyncio.Event()
+        self.figures = Figures()
+
+    def stop(self) -> None:
+        """Handle SIGTERM."""
+        self._stop.set()
+
+    async def execute(self) -> None:
+        """Do what is left to do. Raises FatalError."""
+        settings = self._settings
+        recipe = await asyncio.to_thread(read_recipe, settings.config, settings.method)
+        for note in recipe.notes:
+            _logger.info("configuration", extra={"detail": note})
+        inputs = await asyncio.to_thread(sources.named, settings)
+        request = await asyncio.to_thread(job.request_key, recipe, settings.model, inputs)
+        if await asyncio.to_thread(result.finished, settings.output, request):
+            self._reporter.state("Done", message="the output folder was finished before; nothing is repeated")
+            return
+        files = await self._unless_stopped(self._fetch())
+        self._reporter.state("Checking", message="reading the data")
+        run = await asyncio.to_thread(job.run_key, recipe, settings.model, files)
+        work = settings.work / run[:16]
+        await self._train(
+            job.Job(
+                recipe=recipe,
+                model=str(settings.model),
+                base_model=settings.base_model,
+                files=files,
+                prepared=str(work / "prepared"),
+                checkpoints=str(settings.checkpoints),
+                staging=str(work / "staging"),
+                key=run,
+                micro_limit=_read_limit(settings.checkpoints),
+                dry_run=settings.dry_run,
+            )
+        )
+        if settings.dry_run:
+            return
+        self._reporter.state("Saving", message=self.figures.remark)
+        await asyncio.to_thread(result.publish, work / "staging", settings.output, request)
+        await asyncio.to_thread(prune, settings.checkpoints)
+        self._reporter.state("Done", message=f"the adapter is in {settings.output}")
+
+    async def _fetch(self) -> tuple[Fetched, ...]:
+        self._reporter.state("Fetching", message="bringing the data")
+
+        def moved(done: int, total: int) -> None:
+            self._reporter.progress(Progress(phase="data", done=done, total=total, unit="bytes"))
+
+        return await sources.fetch(self._settings, moved)
+
+    async def _train(self, plan: job.Job) -> None:
+        settings = self._settings
+        limits = child.Deadlines(settings.load_seconds, settings.hang_seconds, settings.grace_seconds)
+        fruitless = 0
+        while True:
+            reached = self.figures.saved
+            end = await child.run(plan, partial(child.command, settings.processes), self._heard, self._stop, limits)
+            child.reap_orphans()
+            fruitless = 1 if self.figures.saved > reached else fruitless + 1
+            batch = schedule.batch(plan.recipe, settings.processes, plan.micro_limit)
+            outcome = verdict(end, batch, stopping=self._stop.is_set(), left=settings.restarts + 1 - fruitless)
+            if outcome is None:
+                return
+            if isinstance(outcome, FatalError):
+                raise outcome
+            self._reporter.message(outcome.message)
+            plan = self._next(plan, outcome)
+
+    def _next(self, plan: job.Job, outcome: Again) -> job.Job:
+        if outcome.micro_limit is None:
+            return plan
+        _write_limit(self._settings.checkpoints, outcome.micro_limit)
+        self.figures.remark = outcome.message
+        return msgspec.structs.replace(plan, micro_limit=outcome.micro_limit)
+
+    def _heard(self, event: Event) -> None:
+        """Fold what the child says into the report."""
+        self.figures.take(event)
+        match event:
+            case Prepared(preview=preview):
+                for number, text in enumerate(preview.examples, 1):
+                    _logger.info("sample", extra={"number": number, "text": text})
+                _logger.info("data", extra={"preview": msgspec.structs.replace(preview, examples=())})
+                self._reporter.message(preview.summary())
+            case Started():
+                self._reporter.state("Training", message=self.figures.words())
+                self._progress()
+            case Stepped() | Evaluated() | Saved():
+                self._progress()
+            case Note(message=message):
+                self._reporter.message(message)
+            case Estimated():
+                self._reporter.state("Done", message=self.figures.estimate(event))
+            case _:
+                return
+
+    def _progress(self) -> None:
+        tuning: TuningReport = self.figures.report()
+        self._reporter.progress(
+            Progress(phase="training", done=tuning.step, total=tuning.total_steps, unit="steps"), tuning
+        )
+        if self.figures.worth_a_line():
+            _logger.info("progress", extra={"tuning": tuning})
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do `work`, or give it up on SIGTERM. Raises FatalError(INTERRUPTED)."""
+        async with asyncio.TaskGroup() as group:
+            working, stopping = group.create_task(work), group.create_task(self._stop.wait())
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not working.done():
+                working.cancel()
+                raise FatalError(ExitCode.INTERRUPTED, "stopped before the training began")
+        return working.result()
+
+
+def read_recipe(path: Path | None, method: str) -> Recipe:
+    """Read and judge the configuration. Raises FatalError(CONFIG_INVALID) with every problem in it."""
+    text = ""
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FatalError(ExitCode.CONFIG_INVALID, f"{path} cannot be read: {error}") from error
+    found = parse(text, method)
+    if isinstance(found, Recipe):
+        return found
+    words = "; ".join(str(problem).removeprefix(f"{ROOT}.") for problem in found)
+    raise FatalError(ExitCode.CONFIG_INVALID, f"training_config.yaml: {words}")
+
+
+async def supervise(settings: Options) -> int:
+    """Run to the end; return the exit code."""
+    async with cluster.annotator(settings.workspace) as annotate, asyncio.TaskGroup() as group:
+        reporter = Reporter(annotate, options.termination_log())
+        supervisor = Supervisor(settings, reporter)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        writing = group.create_task(reporter.run())
+        code = ExitCode.OK
+        try:
+            async with serving(settings.metrics_port, supervisor.figures):
+                await supervisor.execute()
+        except* FatalError as failures:
+            error = innermost(failures)
+            assert isinstance(error, FatalError)
+            code = error.code
+            state = reporter.report.state if code is ExitCode.INTERRUPTED else "Failed"
+            reporter.state(state, reason=error.reason, message=str(error))
+        except* Exception as failures:  # a fault of ours: the Workspace hears of it, the log has the traceback
+            code = ExitCode.TRAINING_FAILED
+            _logger.exception("internal error")
+            words = f"internal error: {type(innermost(failures)).__name__}: {innermost(failures)}"
+            reporter.state("Failed", reason=REASONS[code], message=words)
+        finally:
+            writing.cancel()
+        await reporter.last_word(LAST_WORD_SECONDS)
+    return int(code)
+
+
+def innermost(failures: BaseException) -> BaseException:
+    """The first error inside a group, however deep."""
+    found = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _read_limit(folder: Path) -> int | None:
+    """The micro-batch that an earlier pod had to come down to."""
+    try:
+        return max(1, int((folder / _MICRO_LIMIT).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_limit(folder: Path, limit: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MICRO_LIMIT).write_text(str(limit))

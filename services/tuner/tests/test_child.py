@@ -1,0 +1,195 @@
+"""The supervisor's side of the child, against small programs that speak the child's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubecore.testing.asserts import eventually
+from tuner import child
+from tuner.child import Deadlines, End
+from tuner.config.recipe import Method, Recipe
+from tuner.events import Event, Failed, Note, Saved, Stepped
+from tuner.exits import ExitCode, FatalError
+from tuner.job import Job
+from tuner.schedule import Batch
+from tuner.verdict import Again, verdict
+
+JOB = Job(
+    recipe=Recipe(method=Method.LORA),
+    model="/m",
+    base_model="m",
+    files=(),
+    prepared="/p",
+    checkpoints="/c",
+    staging="/s",
+    key="k",
+)
+PROLOGUE = """
+import os, signal, sys, time
+from pathlib import Path
+import msgspec
+from tuner.events import *
+from tuner.job import Job
+job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+emit = Emitter(job.events)
+def step(n): emit(Stepped(step=n, epoch=0, loss=1.0, learning_rate=1, tokens_per_second=1, peak_memory_bytes=1))
+"""
+PATIENT = Deadlines(load=30, step=30, grace=30)
+
+
+async def play(
+    tmp_path: Path, script: str, limits: Deadlines = PATIENT, stop_at: int | None = None
+) -> tuple[End, list[Event]]:
+    program = tmp_path / "child.py"
+    program.write_text(PROLOGUE + script)
+    heard: list[Event] = []
+    stop = asyncio.Event()
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Stepped) and event.step == stop_at:
+            stop.set()
+
+    end = await child.run(JOB, lambda path: [sys.executable, str(program), str(path)], hear, stop, limits)
+    return end, heard
+
+
+async def test_events_arrive_in_order_and_to_the_last_one(tmp_path: Path) -> None:
+    end, heard = await play(tmp_path, "for n in range(500): step(n)\nemit(Saved(step=500))")
+    assert end == End(status=0)
+    assert [event.step for event in heard if isinstance(event, Stepped)] == list(range(500))
+    assert heard[-1] == Saved(step=500)
+
+
+async def test_what_the_child_says_about_its_failure_is_kept(tmp_path: Path) -> None:
+    end, _ = await play(tmp_path, "emit(Failed(code=73, message='no rows'))\nsys.exit(73)")
+    assert (end.status, end.failure) == (73, Failed(code=73, message="no rows"))
+
+
+async def test_a_child_that_dies_without_a_word(tmp_path: Path) -> None:
+    end, _ = await play(tmp_path, "step(1)\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert end == End(status=-9)
+
+
+async def test_a_child_that_never_connects(tmp_path: Path) -> None:
+    program = tmp_path / "child.py"
+    program.write_text("raise SystemExit(3)")
+    launch = [sys.executable, str(program)]
+    end = await child.run(JOB, lambda path: launch, lambda event: None, asyncio.Event(), PATIENT)
+    assert end == End(status=3)
+
+
+@pytest.mark.parametrize(
+    ("script", "limits"),
+    [
+        ("time.sleep(300)", Deadlines(load=1.5, step=30, grace=30)),
+        ("step(1)\ntime.sleep(300)", Deadlines(load=30, step=0.5, grace=30)),
+        ("step(1)\nemit._socket.close()\ntime.sleep(300)", Deadlines(load=30, step=0.5, grace=30)),
+    ],
+)
+async def test_a_silent_child_is_taken_for_hung(tmp_path: Path, script: str, limits: Deadlines) -> None:
+    end, _ = await play(tmp_path, script, limits)
+    assert end.hung
+    assert end.status == -6  # SIGABRT: with faulthandler the log says where it stood
+
+
+async def test_sigterm_reaches_the_child_and_its_checkpoint_is_awaited(tmp_path: Path) -> None:
+    script = """
+def stop(*_):
+    time.sleep(0.3)
+    emit(Saved(step=7))
+    emit(Failed(code=143, message="stopped"))
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+step(1)
+time.sleep(300)
+"""
+    end, heard = await play(tmp_path, script, stop_at=1)
+    assert (end.status, end.hung) == (143, False)
+    assert Saved(step=7) in heard
+
+
+async def test_a_child_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+    script = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nstep(1)\ntime.sleep(300)"
+    end, _ = await play(tmp_path, script, Deadlines(load=30, step=30, grace=0.3), stop_at=1)
+    assert end.status == -9
+
+
+async def test_nothing_of_the_child_outlives_it(tmp_path: Path) -> None:
+    script = """
+import subprocess
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+emit(Note(message=str(worker.pid)))
+os._exit(1)
+"""
+    _, heard = await play(tmp_path, script)
+    assert isinstance(heard[0], Note)
+    state = Path(f"/proc/{heard[0].message}/stat")
+
+    def gone() -> bool:
+        try:
+            return state.read_text().rpartition(") ")[2][0] == "Z"  # a zombie waits for PID 1 alone
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    await eventually(gone, timeout=10)
+
+
+def test_the_child_knows_no_secrets_and_no_cluster() -> None:
+    own = {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "HF_TOKEN": "x",
+        "POD_NAME": "p",
+        "KUBECONFIG": "k",
+        "HF_HUB_OFFLINE": "0",
+    }
+    given = child.environment(own)
+    assert {name: given[name] for name in ("PATH", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")} == {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    assert not {"KUBERNETES_SERVICE_HOST", "HF_TOKEN", "POD_NAME", "KUBECONFIG"} & set(given)
+
+
+OOM = Failed(code=int(ExitCode.OUT_OF_MEMORY), message="oom")
+NAN = Failed(code=int(ExitCode.TRAINING_FAILED), message="the loss became nan")
+
+
+@pytest.mark.parametrize(
+    ("end", "batch", "stopping", "left", "expected"),
+    [
+        (End(status=0), Batch(8, 1), False, 3, None),
+        (End(status=70, failure=NAN), Batch(8, 1), False, 3, ExitCode.TRAINING_FAILED),
+        (End(status=71, failure=OOM), Batch(8, 1), False, 0, 4),
+        (End(status=71, failure=OOM), Batch(1, 8), False, 3, ExitCode.OUT_OF_MEMORY),
+        (End(status=-9, killed_for_memory=True), Batch(2, 4), False, 0, 1),
+        (End(status=-9), Batch(8, 1), False, 1, None.__class__),
+        (End(status=-9), Batch(8, 1), False, 0, ExitCode.TRAINING_FAILED),
+        (End(status=-6, hung=True), Batch(8, 1), False, 1, None.__class__),
+        (End(status=-6, hung=True), Batch(8, 1), False, 0, ExitCode.TRAINING_HUNG),
+        (End(status=-9), Batch(8, 1), True, 3, ExitCode.INTERRUPTED),
+        (End(status=0), Batch(8, 1), True, 3, None),
+    ],
+)
+def test_what_an_end_means(end: End, batch: Batch, stopping: bool, left: int, expected: object) -> None:
+    found = verdict(end, batch, stopping=stopping, left=left)
+    match expected:
+        case ExitCode():
+            assert isinstance(found, FatalError)
+            assert found.code is expected
+        case int():
+            assert isinstance(found, Again)
+            assert found.micro_limit == expected
+            assert f"the same {batch.per_device} samples" in found.message
+        case None:
+            assert found is None
+        case _:
+            assert isinstance(found, Again)
+            assert found.micro_limit is None

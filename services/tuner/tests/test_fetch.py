@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tuner.data import guard, location
+from tuner.data.fetch import Downloader, Fetched, Limits
+from tuner.data.location import Policy
+from tuner.exits import ExitCode, FatalError
+
+CONTENT = bytes(range(256)) * 800
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+LIMITS = Limits(backoff_seconds=0.01, attempts=3, total_seconds=20, silence_seconds=5)
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Host:
+    """A web server that answers what the test scripts, one answer a request; the last one is repeated."""
+
+    def __init__(self) -> None:
+        self.script: list[Answer] = []
+        self.requests: list[dict[str, str]] = []
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(dict(request.headers))
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return await answer(request)
+
+    def url(self, path: str = "/rows.jsonl", host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    scripted = Host()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", scripted.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    scripted.port = runner.addresses[0][1]
+    yield scripted
+    await runner.cleanup()
+
+
+async def get(host: Host, folder: Path, *, fragment: str = "", url: str = "", limits: Limits = LIMITS) -> Fetched:
+    policy = Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)}))
+    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+        where = location.parse((url or host.url()) + fragment, policy)
+        return await Downloader(client, folder, policy, limits).download(where, lambda done, total: None)
+
+
+def whole(etag: str = '"v1"') -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked = request.headers.get("Range")
+        if asked is None or request.headers.get("If-Range", etag) != etag:
+            return web.Response(body=CONTENT, headers={"ETag": etag})
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        headers = {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}", "ETag": etag}
+        return web.Response(status=206, body=CONTENT[start:], headers=headers)
+
+    return answer
+
+
+def cut(count: int, etag: str = '"v1"') -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(CONTENT)), "ETag": etag})
+        await response.prepare(request)
+        await response.write(CONTENT[:count])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return answer
+
+
+def status(code: int, **headers: str) -> Answer:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=code, headers=headers)
+
+    return answer
+
+
+async def test_a_file_is_brought_and_not_brought_again(host: Host, tmp_path: Path) -> None:
+    host.script = [whole()]
+    found = await get(host, tmp_path, fragment=f"#sha256={DIGEST}")
+    assert (found.size, found.sha256) == (len(CONTENT), DIGEST)
+    assert Path(found.path).read_bytes() == CONTENT
+    assert await get(host, tmp_path, fragment=f"#sha256={DIGEST}") == found
+    assert len(host.requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [Path(found.path).name]
+
+
+async def test_a_broken_transfer_goes_on_where_it_stopped(host: Host, tmp_path: Path) -> None:
+    host.script = [cut(100_000), whole()]
+    assert (await get(host, tmp_path)).sha256 == DIGEST
+    resumed = host.requests[1]
+    assert resumed["If-Range"] == '"v1"'
+    assert 0 < int(resumed["Range"].removeprefix("bytes=").removesuffix("-")) <= 100_000
+
+
+async def test_a_file_that_changed_meanwhile_is_brought_whole(host: Host, tmp_path: Path) -> None:
+    host.script = [cut(100_000, '"old"'), whole('"new"')]
+    assert (await get(host, tmp_path)).sha256 == DIGEST
+
+
+async def test_a_weak_validator_is_none(host: Host, tmp_path: Path) -> None:
+    host.script = [cut(100_000, 'W/"v"'), whole('W/"v"')]
+    assert (await get(host, tmp_path)).sha256 == DIGEST
+    assert "Range" not in host.requests[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words", "requests"),
+    [
+        (status(404), ExitCode.DATA_INVALID, "does not exist", 1),
+        (status(403), ExitCode.DATA_INVALID, "may have expired", 1),
+        (status(401), ExitCode.DATA_INVALID, "needs a login", 1),
+        (status(503), ExitCode.DATA_UNAVAILABLE, "HTTP 503", 3),
+        (status(200), ExitCode.DATA_INVALID, "is empty", 1),
+        (status(302, Location="http://169.254.169.254/token"), ExitCode.DATA_INVALID, "not encrypted", 1),
+        (status(302, Location="https://169.254.169.254/token"), ExitCode.DATA_INVALID, "169.254.169.254:443 is not", 1),
+        (status(302, Location="https://[::ffff:10.0.0.1]/x"), ExitCode.DATA_INVALID, "public internet", 1),
+        (status(302, Location="https://localhost/x"), ExitCode.DATA_INVALID, "localhost:443 is not", 1),
+        (status(302, Location="file:///etc/passwd"), ExitCode.DATA_INVALID, "not a web address", 1),
+        (status(302, Location="/again"), ExitCode.DATA_INVALID, "more than 5 times", 6),
+    ],
+)
+async def test_answers_that_end_a_download(
+    host: Host, tmp_path: Path, answer: Answer, code: ExitCode, words: str, requests: int
+) -> None:
+    host.script = [answer]
+    with pytest.raises(FatalError, match=words) as caught:
+        await get(host, tmp_path)
+    assert caught.value.code is code
+    assert len(host.requests) == requests
+
+
+async def test_a_name_that_leads_to_a_private_address_is_never_connected_to(host: Host, tmp_path: Path) -> None:
+    host.script = [whole()]
+    policy = Policy(plain_http=True)  # nothing allowed by name: localhost resolves to loopback
+    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+        where = location.parse(host.url(host="localhost"), policy)
+        with pytest.raises(FatalError, match="not an address of the public internet"):
+            await Downloader(client, tmp_path, policy, LIMITS).download(where, lambda done, total: None)
+    assert host.requests == []
+
+
+async def test_the_allowed_port_is_exact(host: Host, tmp_path: Path) -> None:
+    host.script = [whole()]
+    policy = Policy(plain_http=True, allowed_hosts=frozenset({("127.0.0.1", host.port + 1)}))
+    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+        where = location.parse(host.url(), policy)
+        with pytest.raises(FatalError, match="not an address of the public internet"):
+            await Downloader(client, tmp_path, policy, LIMITS).download(where, lambda done, total: None)
+    assert host.requests == []
+
+
+async def test_a_wrong_pin_is_refused_and_nothing_stays(host: Host, tmp_path: Path) -> None:
+    host.script = [whole()]
+    with pytest.raises(FatalError, match=f"its sha256 is {DIGEST}, pinned is b") as caught:
+        await get(host, tmp_path, fragment=f"#sha256={'b' * 64}")
+    assert caught.value.code is ExitCode.DATA_INVALID
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_the_cap_holds_whatever_the_server_declares(host: Host, tmp_path: Path, declared: bool) -> None:
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(CONTENT)
+        return response
+
+    host.script = [whole() if declared else chunked]
+    with pytest.raises(FatalError, match="larger than the 1000 bytes"):
+        await get(host, tmp_path, limits=Limits(max_bytes=1000))
+
+
+async def test_the_query_is_in_no_message(host: Host, tmp_path: Path) -> None:
+    host.script = [status(404)]
+    with pytest.raises(FatalError) as caught:
+        await get(host, tmp_path, url=host.url("/rows.jsonl?sig=hush"))
+    assert "hush" not in str(caught.value)

@@ -1,0 +1,316 @@
+"""The parts that need torch, on a tiny Phi-3 in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from kaito_local.demo_model.artifact import trained_model
+from tuner import model
+from tuner.config import keys, reserved
+from tuner.config.recipe import DatasetSettings, Quantization, Recipe, parse
+from tuner.data.fetch import Fetched
+from tuner.data.prepare import prepare, split
+from tuner.data.shapes import Message, RowError, Sample
+from tuner.data.tokens import IGNORED, Encoder, MaskSource
+from tuner.events import Emitter
+from tuner.exits import ExitCode, FatalError
+from tuner.job import Job
+from tuner.packing_check import packed_equals_single
+from tuner.schedule import Hardware
+from tuner.train import Run, out_of_memory
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+
+CPU = Hardware()
+TALK = Sample(
+    messages=(
+        Message("user", "What is a Pod?"),
+        Message("assistant", "A Pod."),
+        Message("user", "And a node?"),
+        Message("assistant", "A machine."),
+    )
+)
+REWRITING = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + (m['content'] if loop.last else m['content'][:3]) + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{% generation %}"
+    "{{ m['content'][:loop.index + 3] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>!' }}{% endif %}"
+)
+
+
+def recipe(text: str = "", method: str = "qlora") -> Recipe:
+    found = parse(text, method)
+    assert isinstance(found, Recipe)
+    return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def folder() -> Path:
+    return await trained_model()
+
+
+@pytest.fixture
+def tokenizer(folder: Path) -> Any:
+    return model.load_tokenizer(folder, recipe())
+
+
+def test_the_tables_of_keys_are_those_of_the_installed_libraries() -> None:
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+    from trl import SFTConfig
+
+    def fields(kind: Any) -> set[str]:
+        return {field.name for field in dataclasses.fields(kind) if field.init}
+
+    assert set(keys.TRAINING) == fields(SFTConfig)
+    assert set(keys.LORA) == fields(LoraConfig)
+    known = set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
+    assert set(keys.QUANTIZATION) - {"quant_method"} == known
+    assert not set(keys.REMOVED) & set(keys.TRAINING)
+    assert set(reserved.INERT) | set(reserved.TRAINING) <= set(keys.TRAINING)
+    assert set(reserved.LORA) | set(reserved.LORA_INERT) <= set(keys.LORA)
+
+
+def trained_text(tokenizer: Any, encoder: Encoder, sample: Sample) -> str:
+    tokens = encoder.encode(sample)
+    return str(tokenizer.decode([label for label in tokens.labels if label != IGNORED]))
+
+
+def test_the_loss_is_on_what_the_assistant_says_and_on_its_end(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, max_length=400, assistant_only=None)
+    assert trained_text(tokenizer, encoder, TALK) == "A Pod.<|end|>\nA machine.<|end|>\n"
+    assert encoder.used == {MaskSource.TURNS}
+
+
+@pytest.mark.parametrize(
+    ("template", "expected", "used"),
+    [
+        (MARKED, "A Pod<|end|>A machi<|end|>", MaskSource.MARKERS),
+        (REWRITING, None, MaskSource.NONE),
+    ],
+)
+def test_templates_that_rewrite_earlier_turns(
+    tokenizer: Any, template: str, expected: str | None, used: MaskSource
+) -> None:
+    tokenizer.chat_template = template
+    encoder = Encoder(tokenizer, max_length=400, assistant_only=None)
+    tokens = encoder.encode(TALK)
+    assert tokens.whole_loss is (expected is None)
+    assert trained_text(tokenizer, encoder, TALK) == (expected or encoder.render(TALK))
+    assert encoder.used == {used}
+
+
+def test_assistant_only_loss_that_was_demanded_is_never_given_up_silently(tokenizer: Any) -> None:
+    tokenizer.chat_template = REWRITING
+    with pytest.raises(RowError, match="cannot be found"):
+        Encoder(tokenizer, max_length=400, assistant_only=True).encode(TALK)
+
+
+def test_raw_text_ends_with_the_end_token_and_long_samples_are_cut(tokenizer: Any) -> None:
+    tokens = Encoder(tokenizer, max_length=400, assistant_only=None).encode(Sample(text="What is a Pod?"))
+    assert tokens.labels == tokens.ids
+    assert tokens.ids[-1] == tokenizer.eos_token_id
+    short = Encoder(tokenizer, max_length=5, assistant_only=None).encode(Sample(text="What is a Pod?"))
+    assert (short.ids, short.cut) == (tokens.ids[:5], len(tokens.ids) - 5)
+
+
+def fetched(path: Path, content: str) -> Fetched:
+    path.write_text(content)
+    return Fetched(path=str(path), shown=path.name, size=len(content), sha256="0" * 64)
+
+
+def chat(question: str, answer: str) -> str:
+    talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": talk}) + "\n"
+
+
+def test_several_files_of_several_shapes_become_one_table(tokenizer: Any, tmp_path: Path) -> None:
+    files = [
+        fetched(tmp_path / "a.jsonl", chat("q", "a") * 3 + "broken\n" + chat("q", "")),
+        fetched(tmp_path / "b.csv", 'prompt,completion\nhello,world\n"long",' + "word " * 300 + "\n"),
+        fetched(tmp_path / "c.json", json.dumps([{"instruction": "i " * 300, "input": "", "output": "o"}])),
+    ]
+    encoder = Encoder(tokenizer, max_length=64, assistant_only=None)
+    preview = prepare(files, DatasetSettings(), encoder, tmp_path / "made")
+    assert [(source.format, source.shape, source.rows, source.used) for source in preview.sources] == [
+        ("jsonl", "messages", 5, 3),
+        ("csv", "prompt/completion", 2, 2),
+        ("json", "alpaca", 1, 0),
+    ]
+    assert preview.bad_rows == {"not valid JSON": 1, "no turn of the assistant": 1}
+    assert (preview.samples, preview.truncated, preview.without_loss, preview.longest) == (5, 1, 1, 64)
+    assert sum(bucket.samples for bucket in preview.histogram) == 5
+    assert len(preview.examples) == 3
+    files[0] = fetched(tmp_path / "a.jsonl", "gone")
+    assert prepare(files, DatasetSettings(), encoder, tmp_path / "made") == preview
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "words"),
+    [
+        ("<html>404", DatasetSettings(), "rows: it is a web page"),
+        ("foo,bar\n1,2\n", DatasetSettings(), "match no known form"),
+        ("text,more\n", DatasetSettings(), "holds no sample"),
+        (chat("q", "a") * 100 + "broken\n" * 11, DatasetSettings(), "11 of 111 rows cannot be used.*not valid JSON"),
+        (chat("q", "a") * 100 + "broken\n", DatasetSettings(max_bad_rows=0), "1 of 101 rows cannot be used"),
+        (chat("q " * 100, "a"), DatasetSettings(), "nothing of the answers is left"),
+        (chat("q", " "), DatasetSettings(), "all 1 rows were skipped: no turn of the assistant"),
+    ],
+)
+def test_data_that_is_refused(
+    tokenizer: Any, tmp_path: Path, content: str, settings: DatasetSettings, words: str
+) -> None:
+    encoder = Encoder(tokenizer, max_length=32, assistant_only=None)
+    with pytest.raises(FatalError, match=words) as caught:
+        prepare([fetched(tmp_path / "rows", content)], settings, encoder, tmp_path / "made")
+    assert caught.value.code is ExitCode.DATA_INVALID
+    assert not (tmp_path / "made" / "preview.json").exists()
+
+
+def test_one_broken_row_among_thousands_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
+    content = chat("q", "a") * 1500 + '{"messages": \n' + chat("q", "a") * 1500
+    encoder = Encoder(tokenizer, max_length=64, assistant_only=None)
+    preview = prepare([fetched(tmp_path / "rows", content)], DatasetSettings(), encoder, tmp_path / "made")
+    assert (preview.rows, preview.samples, preview.bad_rows) == (3001, 3000, {"not valid JSON": 1})
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "held"), [(100, 0.95, 5), (100, 1.0, 0), (19, 0.5, 0), (20, 0.99, 1), (100_000, 0.5, 1000)]
+)
+def test_the_split_is_whole_and_repeatable(count: int, share: float, held: int) -> None:
+    settings = DatasetSettings(train_share=share)
+    train, out = split(count, settings)
+    assert len(out) == held
+    assert sorted(train + out) == list(range(count))
+    assert (train, out) == split(count, settings)
+    assert count == 19 or train != sorted(train)
+
+
+def four_bit_layer(base: Any) -> Any:
+    return next(module for module in base.modules() if type(module).__name__ == "Linear4bit")
+
+
+def test_an_evaluation_takes_no_gradient_away_from_the_quantised_base(folder: Path) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    base = model.load_base(folder, recipe(), CPU)
+    assert packed_equals_single(base)  # a forward pass in eval mode
+    layer = four_bit_layer(base)
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    given = torch.randn(3, weight.shape[1], dtype=torch.bfloat16, requires_grad=True)
+    layer(given).float().sum().backward()
+    assert given.grad is not None
+    expected = weight.sum(dim=0).expand(3, -1)
+    assert (given.grad.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+class Leaky:
+    """A real model whose caller changes what it is given."""
+
+    def __init__(self, base: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._base = base
+        self._change = change
+        self.training = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self._base(**self._change(arguments))
+
+
+def test_packing_is_used_only_where_samples_do_not_touch(folder: Path) -> None:
+    import torch
+
+    base = model.load_base(folder, recipe(method="lora"), CPU)
+    assert packed_equals_single(base)
+    assert packed_equals_single(Leaky(base, lambda given: given))
+    assert not packed_equals_single(Leaky(base, lambda given: {k: v for k, v in given.items() if k != "position_ids"}))
+    assert not packed_equals_single(
+        Leaky(base, lambda given: {**given, "attention_mask": torch.ones_like(given["input_ids"])})
+    )
+
+
+def test_a_layer_that_is_not_there_is_named(folder: Path) -> None:
+    base = model.load_base(folder, recipe(method="lora"), CPU)
+    wanted = recipe("training_config: {LoraConfig: {target_modules: [qkv_proj, q_proj]}}", "lora")
+    with pytest.raises(FatalError, match=r"no layer q_proj; it has .*qkv_proj"):
+        model.lora_config(wanted, base)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(FatalError) as caught:
+        model.context_length(tmp_path)
+    assert caught.value.code is ExitCode.WEIGHTS_MISSING
+
+
+def job(folder: Path, tmp_path: Path, made: Recipe, rows: str) -> Job:
+    return Job(
+        recipe=made,
+        model=str(folder),
+        base_model="tiny",
+        files=(fetched(tmp_path / "rows.jsonl", rows),),
+        prepared=str(tmp_path / "prepared"),
+        checkpoints=str(tmp_path / "checkpoints"),
+        staging=str(tmp_path / "staging"),
+        key="k",
+    )
+
+
+@pytest.mark.parametrize("packing", ["null", "true", "false"])
+def test_what_was_trained_is_what_plain_peft_loads(folder: Path, tmp_path: Path, packing: str) -> None:
+    import torch
+    from peft import PeftModel
+
+    made = recipe(
+        f"training_config: {{TrainingArguments: {{max_steps: 3, packing: {packing}, learning_rate: 1e-2}}}}", "qlora"
+    )
+    run = Run(job(folder, tmp_path, made, chat("What is a Pod?", "Something new.") * 24), Emitter(""))
+    run.execute()
+    trained = run.trainer.model.eval()
+    again = PeftModel.from_pretrained(model.load_base(folder, made, CPU), tmp_path / "staging").eval()
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad():
+        expected, found = trained(input_ids=ids).logits.float(), again(input_ids=ids).logits.float()
+        untouched = model.load_base(folder, made, CPU)(input_ids=ids).logits.float()
+    assert (expected - found).abs().max() < 0.1
+    assert (expected - untouched).abs().max() > 1.0
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    made = recipe(
+        "training_config: {ModelConfig: {torch_dtype: float32}, TrainingArguments: {max_steps: 8, learning_rate: 1e30, "
+        "max_grad_norm: 1e30, warmup_steps: 0}}",
+        "lora",
+    )
+    run = Run(job(folder, tmp_path, made, chat("What is a Pod?", "Something new.") * 24), Emitter(""))
+    with pytest.raises(FatalError, match=r"the loss became .* at step \d: lower the learning rate") as caught:
+        run.execute()
+    assert caught.value.code is ExitCode.TRAINING_FAILED
+
+
+def test_memory_that_runs_out_is_told_from_other_errors() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert out_of_memory(caught.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_8_bits_are_asked_for_as_8_bits() -> None:
+    found = recipe("training_config: {QuantizationConfig: {load_in_8bit: true}}")
+    assert found.quantization == Quantization(bits=8)

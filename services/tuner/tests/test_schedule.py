@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tuner.config.recipe import Method, Recipe
+from tuner.schedule import Batch, Counts, Hardware, arguments, batch, max_length, save_steps, smaller, total_steps
+
+CPU, GPU, V100 = Hardware(), Hardware(cuda=True), Hardware(cuda=True, bf16=False)
+
+
+def recipe(**training: Any) -> Recipe:
+    return Recipe(method=Method.LORA, training=training)
+
+
+@pytest.mark.parametrize(
+    ("training", "processes", "limit", "expected"),
+    [
+        ({}, 1, None, Batch(8, 1)),
+        ({}, 2, None, Batch(4, 1)),
+        ({}, 16, None, Batch(1, 1)),
+        ({}, 1, 4, Batch(4, 2)),
+        ({}, 1, 3, Batch(2, 4)),
+        ({}, 1, 1, Batch(1, 8)),
+        ({"per_device_train_batch_size": 1}, 1, None, Batch(1, 1)),
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 4}, 1, None, Batch(6, 4)),
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 4}, 1, 3, Batch(3, 8)),
+        ({"per_device_train_batch_size": 7}, 1, 3, Batch(1, 7)),
+    ],
+)
+def test_the_effective_batch_is_kept(training: Any, processes: int, limit: int | None, expected: Batch) -> None:
+    assert batch(recipe(**training), processes, limit) == expected
+
+
+def test_the_micro_batch_goes_down_to_one_sample() -> None:
+    assert [smaller(Batch(size, 1)) for size in (8, 3, 2, 1)] == [4, 1, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("training", "rows", "made", "processes", "steps"),
+    [
+        ({}, 800, Batch(8, 1), 1, 300),
+        ({}, 801, Batch(8, 1), 1, 303),
+        ({"num_train_epochs": 0.5}, 800, Batch(8, 1), 1, 50),
+        ({"max_steps": 7}, 800, Batch(8, 1), 1, 7),
+        ({}, 800, Batch(4, 1), 2, 300),
+        ({}, 3, Batch(8, 1), 1, 3),
+        ({}, 20, Batch(2, 4), 1, 9),
+    ],
+)
+def test_steps(training: Any, rows: int, made: Batch, processes: int, steps: int) -> None:
+    assert total_steps(recipe(**training), rows, made, processes) == steps
+
+
+@pytest.mark.parametrize(
+    ("training", "steps", "every"),
+    [({}, 300, 30), ({}, 5, 1), ({}, 100_000, 500), ({"save_steps": 7}, 300, 7), ({"save_steps": 0.2}, 300, 60)],
+)
+def test_checkpoints_are_spread(training: Any, steps: int, every: int) -> None:
+    assert save_steps(recipe(**training), steps) == every
+
+
+@pytest.mark.parametrize(
+    ("training", "context", "expected"),
+    [
+        ({}, 131072, 4096),
+        ({}, 2048, 2048),
+        ({}, 0, 4096),
+        ({"max_length": 512}, 2048, 512),
+        ({"max_length": 9000}, 2048, 2048),
+    ],
+)
+def test_a_sample_is_never_longer_than_the_context(training: Any, context: int, expected: int) -> None:
+    assert max_length(recipe(**training), context) == expected
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "bf16", "fp16"),
+    [
+        (CPU, "bfloat16", True, False),
+        (CPU, "float32", False, False),
+        (CPU, "float16", False, False),
+        (GPU, "bfloat16", True, False),
+        (GPU, "float16", False, True),
+        (GPU, "float32", False, False),
+        (V100, "bfloat16", False, True),
+    ],
+)
+def test_precision(hardware: Hardware, dtype: str, bf16: bool, fp16: bool) -> None:
+    made = arguments(
+        Recipe(method=Method.LORA, dtype=dtype), Batch(8, 1), hardware, Counts(train=80, held_out=4), padding_free=True
+    )
+    assert (made["bf16"], made["fp16"], made["use_cpu"]) == (bf16, fp16, not hardware.cuda)
+
+
+def test_what_the_user_says_wins_and_what_the_tuner_must_decide_stays() -> None:
+    given = recipe(learning_rate=1e-5, lr_scheduler_type="linear", num_train_epochs=1, max_length=64, eval_steps=5)
+    made = arguments(given, Batch(4, 2), CPU, Counts(train=80, held_out=4), padding_free=False)
+    assert (made["learning_rate"], made["lr_scheduler_type"], made["eval_steps"]) == (1e-5, "linear", 5)
+    assert (made["per_device_train_batch_size"], made["gradient_accumulation_steps"]) == (4, 2)
+    assert (made["max_length"], made["logging_nan_inf_filter"], made["save_strategy"]) == (None, False, "steps")
+    assert (made["eval_strategy"], made["train_sampling_strategy"]) == ("steps", "group_by_length")
+
+
+def test_nothing_held_out_is_nothing_evaluated() -> None:
+    made = arguments(recipe(), Batch(8, 1), CPU, Counts(train=80, held_out=0), padding_free=True)
+    assert made["eval_strategy"] == "no"
+    assert (made["learning_rate"], made["lr_scheduler_type"], made["warmup_steps"]) == (2e-4, "cosine", 0.03)

@@ -1,0 +1,54 @@
+"""The metrics, from the registries that the services fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+import gpu_provisioner.metrics
+import model_server.metrics
+from kubecore import metrics as kubecore_metrics
+from reference.table import code, table
+
+
+def page() -> str:
+    """Return the page."""
+    provisioner = gpu_provisioner.metrics.Metrics(CollectorRegistry())
+    server = model_server.metrics.Metrics(CollectorRegistry())
+    return "\n".join(
+        [
+            "# Metrics\n",
+            "Every service answers `GET /metrics` in Prometheus' text format, beside the process and interpreter metrics of "
+            "the Python client: the controllers on port 8080, the model server on its only port, 5000 (port 80 of the "
+            "Workspace's Service). Counters and histograms are shown without the suffixes "
+            "that Prometheus adds (`_total`; `_bucket`, `_sum`, `_count`).\n",
+            "## workspace-controller, gpu-provisioner and model-server: Kubernetes client and controllers\n",
+            "The workspace-controller has no metrics beyond these yet.\n",
+            _table(kubecore_metrics),
+            "## gpu-provisioner\n",
+            _table(provisioner),
+            "## model-server\n",
+            "vLLM's own metrics (`vllm:...`, `http_...`) stand on the same page; their reference is vLLM's documentation.\n",
+            _table(server),
+        ]
+    )
+
+
+def _table(source: ModuleType | object) -> str:
+    rows = [
+        (code(name), kind, ", ".join(code(label) for label in labels), text)
+        for name, kind, labels, text in sorted(_metrics(vars(source).values()))
+    ]
+    return table(("Metric", "Type", "Labels", "Meaning"), rows)
+
+
+def _metrics(values: Iterable[Any]) -> Iterable[tuple[str, str, tuple[str, ...], str]]:
+    for value in values:
+        if isinstance(value, MetricWrapperBase):
+            (family,) = value.describe()
+            # The client has no public way to ask for the label names.
+            yield family.name, family.type, tuple(value._labelnames), family.documentation

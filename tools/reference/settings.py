@@ -1,0 +1,109 @@
+"""Every service's flags, from the parsers themselves."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import adapter_packager.arguments
+import gpu_provisioner.settings
+import model_server.options
+from reference.table import code, table
+from workspace_controller.process_settings import process_arguments
+from workspace_controller.settings import planning_arguments
+
+_VARIABLE = re.compile(r"(?:\[|; \$)([A-Z][A-Z0-9_]+)")
+_STATED_ELSEWHERE = re.compile(r"\s*(?:\(default: [^()]*\)|\[[A-Z_]+[^\]]*\])$")
+"""Default and variable at the end of a help text: they have columns of their own."""
+_SECRETS = (
+    "`AZURE_CLIENT_SECRET` (environment only) is the client secret, for `--credential client-secret`. The cluster is found "
+    "through `KUBECONFIG`, else through the pod's service account.\n"
+)
+_CLUSTER = "The cluster is found through `KUBECONFIG`, else through the pod's service account.\n"
+
+
+class _Asked(dict[str, str]):
+    """An empty environment that remembers what was looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return default
+
+
+def page() -> str:
+    """Return the page."""
+    asked = _Asked()
+    packager = adapter_packager.arguments.parser(asked)
+    server = model_server.options.build_parser(asked)
+    parts = [
+        "# Settings of the services\n",
+        "A flag wins over its environment variable. `SERVICE --help` prints the same.\n",
+        "## workspace-controller\n",
+        _table(_controller(), asked.names),
+        "## gpu-provisioner\n",
+        _SECRETS,
+        _table(gpu_provisioner.settings.build_parser({}), asked.names),
+        "## model-server\n",
+        "The controller writes these command lines; by hand they help when you debug. What follows `--` goes to vLLM.\n",
+        _CLUSTER,
+        _commands(server, asked.names),
+        "## adapter-packager\n",
+        _commands(packager, asked.names),
+    ]
+    return "\n".join(parts)
+
+
+def _controller() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    process_arguments(parser, {})
+    planning_arguments(parser, {})
+    return parser
+
+
+def _commands(parser: argparse.ArgumentParser, asked: set[str]) -> str:
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    helps = {action.dest: action.help or "" for action in subparsers._choices_actions}
+    return "\n".join(
+        f"### {parser.prog} {name}\n\n{helps[name][:1].upper()}{helps[name][1:]}.\n\n{_table(child, asked)}"
+        for name, child in subparsers.choices.items()
+    )
+
+
+def _table(parser: argparse.ArgumentParser, asked: set[str]) -> str:
+    return table(("Flag", "Variable", "Default", "Meaning"), _rows(parser, asked))
+
+
+def _rows(parser: argparse.ArgumentParser, asked: set[str]) -> Iterator[tuple[str, str, str, str]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        text = action.help or ""
+        name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest).upper()
+        choices = f"; one of {', '.join(str(choice) for choice in action.choices)}" if action.choices else ""
+        yield (
+            code(name),
+            code(_variable(action, text, asked)),
+            _default(action),
+            _STATED_ELSEWHERE.sub("", text) + choices,
+        )
+
+
+def _variable(action: argparse.Action, text: str, asked: set[str]) -> str:
+    found = _VARIABLE.search(text)
+    if found is not None:
+        return found[1]
+    wanted = f"MODEL_SERVER_{action.dest.upper()}"
+    return wanted if action.option_strings and wanted in asked else ""
+
+
+def _default(action: argparse.Action) -> str:
+    if action.required or not action.option_strings:
+        return "required"
+    value = action.default
+    return code(str(value).lower() if isinstance(value, bool) else value) if value not in (None, "", []) else ""
