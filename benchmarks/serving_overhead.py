@@ -30,7 +30,7 @@ from pathlib import Path
 import aiohttp
 
 STREAMS = (1, 8, 32)
-TOKENS = 96
+TOKENS = 64
 ROUNDS = {1: 3, 8: 2, 32: 1}
 """Answers per stream in one measurement: about the same time at every level."""
 GOAL = 0.98
@@ -82,7 +82,18 @@ def free_port() -> int:
 def ours(model: Path, port: int, arguments: Sequence[str]) -> list[str]:
     """Return the command of our server."""
     command = [sys.executable, "-m", "model_server", "serve", "--model", str(model), "--served-model-name", NAME]
-    return [*command, "--host", "127.0.0.1", "--port", str(port), "--disable-rate-limit", "--", *arguments]
+    return [
+        *command,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-rate-limit",
+        "--adapter-store",
+        "adapters",
+        "--",
+        *arguments,
+    ]
 
 
 def plain(model: Path, port: int, arguments: Sequence[str]) -> list[str]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
 
 import gpu_provisioner.metrics
 import model_server.metrics
+import tuner.metrics
+from kaito_api.report import TuningReport
 from kubecore import metrics as kubecore_metrics
 from reference.table import code, table
 
@@ -34,8 +37,18 @@ def page() -> str:
             "## model-server\n",
             "vLLM's own metrics (`vllm:...`, `http_...`) stand on the same page; their reference is vLLM's documentation.\n",
             _table(server),
+            "## tuner\n",
+            "On the port of `--metrics-port`, and none without it.\n",
+            _tuner(),
         ]
     )
+
+
+def _tuner() -> str:
+    page = tuner.metrics.exposition(TuningReport(loss=0.0, eval_loss=0.0, eta_seconds=0))
+    families = sorted((f.name, f.type, f.documentation) for f in text_string_to_metric_families(page))
+    rows = [(code(name), kind, "", text.rstrip(".")) for name, kind, text in families]
+    return table(("Metric", "Type", "Labels", "Meaning"), rows)
 
 
 def _table(source: ModuleType | object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import adapter_packager.arguments
 import gpu_provisioner.settings
 import model_server.options
+import tuner.options
 from reference.table import code, table
 from workspace_controller.process_settings import process_arguments
 from workspace_controller.settings import planning_arguments
@@ -38,23 +39,23 @@ class _Asked(dict[str, str]):
 
 def page() -> str:
     """Return the page."""
-    asked = _Asked()
-    packager = adapter_packager.arguments.parser(asked)
-    server = model_server.options.build_parser(asked)
     parts = [
         "# Settings of the services\n",
         "A flag wins over its environment variable. `SERVICE --help` prints the same.\n",
         "## workspace-controller\n",
-        _table(_controller(), asked.names),
+        _table(_controller(), set()),
         "## gpu-provisioner\n",
         _SECRETS,
-        _table(gpu_provisioner.settings.build_parser({}), asked.names),
+        _table(gpu_provisioner.settings.build_parser({}), set()),
         "## model-server\n",
         "The controller writes these command lines; by hand they help when you debug. What follows `--` goes to vLLM.\n",
         _CLUSTER,
-        _commands(server, asked.names),
+        _commands(model_server.options.build_parser),
+        "## tuner\n",
+        "No Workspace starts it yet; by hand it trains from files and URLs.\n",
+        _commands(tuner.options.build_parser),
         "## adapter-packager\n",
-        _commands(packager, asked.names),
+        _commands(adapter_packager.arguments.parser),
     ]
     return "\n".join(parts)
 
@@ -66,11 +67,13 @@ def _controller() -> argparse.ArgumentParser:
     return parser
 
 
-def _commands(parser: argparse.ArgumentParser, asked: set[str]) -> str:
+def _commands(build: Callable[[Mapping[str, str]], argparse.ArgumentParser]) -> str:
+    asked = _Asked()
+    parser = build(asked)
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in subparsers._choices_actions}
     return "\n".join(
-        f"### {parser.prog} {name}\n\n{helps[name][:1].upper()}{helps[name][1:]}.\n\n{_table(child, asked)}"
+        f"### {parser.prog} {name}\n\n{helps[name][:1].upper()}{helps[name][1:]}.\n\n{_table(child, asked.names)}"
         for name, child in subparsers.choices.items()
     )
 
@@ -98,8 +101,9 @@ def _variable(action: argparse.Action, text: str, asked: set[str]) -> str:
     found = _VARIABLE.search(text)
     if found is not None:
         return found[1]
-    wanted = f"MODEL_SERVER_{action.dest.upper()}"
-    return wanted if action.option_strings and wanted in asked else ""
+    ending = f"_{action.dest.upper()}"
+    fitting = [name for name in asked if name.endswith(ending) and action.option_strings]
+    return min(fitting, key=len, default="")
 
 
 def _default(action: argparse.Action) -> str:

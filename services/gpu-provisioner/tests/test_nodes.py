@@ -173,6 +173,15 @@ def test_the_deadline_forces_pods_out_past_their_budget_with_the_grace_that_is_l
     assert [e.grace for e in late.evict] == [1]
 
 
+def test_a_pod_that_does_not_go_is_not_waited_for_for_ever() -> None:
+    """Its kubelet is dead. deletionTimestamp is the moment of the request plus the grace that was given."""
+    told = pod("stuck", deletionTimestamp="2026-11-21T11:59:30Z", deletionGracePeriodSeconds=30)
+    assert not drain_step([told], NOW, None).done
+    assert drain_step([told], NOW + timedelta(seconds=31), None).done
+    assert drain_step([told], NOW, NOW - timedelta(seconds=1)).done, "past the deadline not even a minute"
+    assert not drain_step([pod("never told")], NOW, NOW - timedelta(seconds=1)).done
+
+
 def test_the_deadline_comes_from_the_annotation_or_the_grace_period() -> None:
     assert deadline(NOW, None, "1h30m") == NOW + timedelta(minutes=90)
     assert deadline(NOW, NOW.isoformat(), "1h") == NOW

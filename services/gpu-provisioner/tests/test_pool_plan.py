@@ -169,6 +169,56 @@ ROWS: list[tuple[str, PoolObservation, Action | None, dict[str, Outcome]]] = [
         {"a": Outcome.GONE, "b": Outcome.VANISHED},
     ),
     (
+        "a LIST without the pool is no proof: neither bound nor leaving claims are touched",
+        PoolObservation(claims=(leaving("a", 0), bound("b", 1), free("c")), pool=None, known=True, unproven=True),
+        None,
+        {"a": Outcome.WAITING, "b": Outcome.WAITING, "c": Outcome.WAITING},
+    ),
+    (
+        "a claim that has nothing yet may buy without the proof: the PUT is conditional",
+        PoolObservation(claims=(free("a"),), pool=None, known=True, unproven=True),
+        Put(1),
+        {"a": Outcome.WAITING},
+    ),
+    (
+        "what cannot be read is said",
+        PoolObservation(claims=(free("a"), bound("b", 0)), pool=None, known=False, blocked=CAPACITY),
+        None,
+        {"a": Outcome.FAILED, "b": Outcome.WAITING},
+    ),
+    (
+        "a machine that AKS does not list and that has no Node is lost",
+        PoolObservation(
+            claims=(bound("a", 0), bound("b", 1)),
+            pool=pool(count=2),
+            known=True,
+            machines=(machine(0),),
+            listed=listed(0),
+        ),
+        None,
+        {"a": Outcome.BOUND, "b": Outcome.VANISHED},
+    ),
+    (
+        "fewer machines than the count says: the count is asked for again",
+        PoolObservation(
+            claims=(bound("a", 0), free("b")),
+            pool=pool(count=2),
+            known=True,
+            machines=(machine(0),),
+            listed=listed(0),
+        ),
+        Put(2),
+        {"b": Outcome.WAITING},
+    ),
+    (
+        "a machine that never joined and that nobody waits for goes",
+        PoolObservation(
+            claims=(bound("a", 0),), pool=pool(count=2), known=True, machines=(machine(0),), listed=listed(0, 1)
+        ),
+        DeleteMachines((machine_name(provider(1)),)),
+        {"a": Outcome.BOUND},
+    ),
+    (
         "an unbound leaving claim waits while AKS may still bring its machine",
         PoolObservation(
             claims=(bound("a", 0), leaving("b")), pool=pool("Scaling", 2), known=True, machines=(machine(0),)
@@ -248,6 +298,32 @@ def test_machines_are_listed_before_any_is_removed() -> None:
     decision = plan_pool(seen, now=100.0)
     assert decision.action is None
     assert decision.wants_machines
+
+
+@pytest.mark.parametrize(
+    ("change", "asks"),
+    [
+        ({}, False),
+        ({"missed_since": 60.0}, True),
+        ({"missed_since": 90.0}, False),
+        ({"missed_since": 60.0, "listed_at": 50.0}, False),
+        ({"count": 2, "first_seen": 60.0}, True),
+        ({"count": 2, "first_seen": 90.0}, False),
+    ],
+)
+def test_machines_are_listed_when_the_count_or_a_missing_node_is_in_doubt(change: dict[str, float], asks: bool) -> None:
+    seen = PoolObservation(
+        claims=(Demand(uid="a", provider_id=provider(0), missed_since=change.get("missed_since")),),
+        pool=pool(count=int(change.get("count", 1))),
+        known=True,
+        first_seen=change.get("first_seen", 0.0),
+        listed_at=change.get("listed_at", float("-inf")),
+        machines=() if "missed_since" in change else (machine(0),),
+    )
+    decision = plan_pool(seen, now=100.0)
+    assert decision.wants_machines == asks
+    assert decision.action is None
+    assert asks or change == {} or decision.recheck_after is not None
 
 
 def test_stored_bindings_win_and_the_oldest_claim_is_served_first() -> None:

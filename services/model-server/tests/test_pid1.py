@@ -110,7 +110,7 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
         status = Path(f"/proc/{orphan}/status").read_text()
         pytest.fail(f"orphan still there: {status}")
     init.process.send_signal(signal.SIGTERM)
-    init.end()
+    assert init.end() == 143, "the end of an orphan is not the end of the server"
 
 
 def test_a_killed_server_leaves_a_word(tmp_path: Path) -> None:

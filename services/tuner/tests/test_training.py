@@ -117,13 +117,13 @@ class TestKilledAndResumed:
         assert any("ended by SIGKILL" in line["detail"] for line in tuning.lines("note"))
 
     async def test_the_loss_falls_and_the_report_says_so(self, killed: tuple[Tuning, int]) -> None:
-        tuning, whole = killed
+        tuning, _ = killed
         report = msgspec.json.decode((tuning.output / "training_report.json").read_bytes(), type=TrainingReport)
         assert report.metrics["steps"] == STEPS
         assert (report.base_model, report.method) == ("tiny-phi", "qlora")
-        assert report.losses[0][0] == whole + 1
-        first = float(tuning.lines("progress")[1]["tuning"]["loss"])
-        assert sum(loss for _, loss in report.losses[-5:]) / 5 < first / 2
+        assert [step for step, _ in report.losses] == list(range(1, STEPS + 1))
+        losses = [loss for _, loss in report.losses]
+        assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
         assert report.data["bad_rows"] == {"not valid JSON": 1}
         assert report.data["whole_loss"] == 0
         assert "share a row" in report.packing

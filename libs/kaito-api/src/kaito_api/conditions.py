@@ -197,6 +197,9 @@ class ClaimReason(StrEnum):
     UNAUTHORIZED = "Unauthorized"
     CLOUD_BUSY = "CloudBusy"
     INVALID_CLAIM = "InvalidClaim"
+    INVALID_REQUEST = "InvalidRequest"
+    SKU_NOT_AVAILABLE = "SKUNotAvailable"
+    ZONE_NOT_SUPPORTED = "ZoneNotSupported"
 
 
 def find_condition(conditions: Sequence[Condition], type_: str) -> Condition | None:

@@ -18,6 +18,7 @@ import requests
 
 from kaito_oci import digest as digests
 from kaito_oci import refusal, retry
+from kaito_oci.digester import Digester
 from kaito_oci.errors import DigestMismatch, DiskFull, Truncated, Unavailable
 from kaito_oci.manifest import Descriptor
 from kaito_oci.operation import CURRENT
@@ -49,7 +50,7 @@ class BlobStream:
         self._descriptor = descriptor
         self._on_bytes = on_bytes
         self._position = offset
-        self._state = state or digests.hasher(descriptor.digest)
+        self._digester = Digester(state or digests.hasher(descriptor.digest))
         self._response: requests.Response | None = None
         self._breaks = 0
         self._pace = _Pace(registry.settings.patience.stall, registry.settings.patience.min_rate)
@@ -77,7 +78,11 @@ class BlobStream:
         return b""
 
     def close(self) -> None:
-        """Drop the connection; allowed at any time."""
+        """Drop the connection and the hashing; allowed at any time, needed at the end."""
+        self._hang_up()
+        self._digester.close()
+
+    def _hang_up(self) -> None:
         if self._response is not None:
             self._response.close()
             self._response = None
@@ -85,7 +90,7 @@ class BlobStream:
     def _take(self, chunk: bytes) -> bytes:
         self._breaks = 0
         self._position += len(chunk)
-        self._state.update(chunk)
+        self._digester.update(chunk)
         if self._on_bytes:
             self._on_bytes(len(chunk))
         return chunk
@@ -93,10 +98,10 @@ class BlobStream:
     def _finish(self) -> None:
         if self._verified:
             return
-        if not digests.matches(self._state, self._descriptor.digest):
-            raise self._mismatch(f"bytes with digest {self._state.name}:{self._state.hexdigest()}")
+        if (found := self._digester.result()) != self._descriptor.digest:
+            raise self._mismatch(f"bytes with digest {found}")
         self._verified = True
-        self.close()
+        self._hang_up()
 
     def _open(self) -> requests.Response:
         reference, wanted = self._registry.reference, self._descriptor.digest
@@ -137,7 +142,7 @@ class BlobStream:
 
     def _broken(self, error: Exception | None) -> None:
         """The connection broke or ended early: wait a little, then let the next read open it again."""
-        self.close()
+        self._hang_up()
         operation = CURRENT.get()
         operation.check()
         self._breaks += 1
@@ -151,7 +156,7 @@ class BlobStream:
         operation.wait(retry.pause(patience, self._breaks - 1, random.random(), None))
 
     def _mismatch(self, sent: str) -> DigestMismatch:
-        self.close()
+        self._hang_up()
         return DigestMismatch(f"{self._what}: the registry sent {sent}")
 
     @property

@@ -16,6 +16,8 @@ class Ledger:
         self.released: set[str] = set()
         self.moving: set[str] = set()
         """Claims that leave their pool for another instance type."""
+        self.unreadable: CloudFailure | None = None
+        """Why the pools cannot be listed, while that is so."""
         self._pools: dict[str, CloudPool] = {}
         self._as_of: dict[str, float] = {}
         self._absent: set[str] = set()
@@ -90,6 +92,7 @@ class Ledger:
         What we learned about a pool after `started` is newer than the LIST and stays.
         """
         self._listed_at = started
+        self.unreadable = None
         news = {name for name, changed in self._changed.items() if changed < started}
         for name in news:
             del self._changed[name]
@@ -136,9 +139,11 @@ class Ledger:
         self._blocked.pop(name, None)
 
     def blocked(self, name: str, now: float) -> CloudFailure | None:
-        """The failure that still has to be waited out."""
+        """The failure that still has to be waited out, or why the pool's state cannot be read."""
         entry = self._blocked.get(name)
-        return entry[0] if entry is not None and now < entry[1] else None
+        if entry is not None and now < entry[1]:
+            return entry[0]
+        return None if self.known(name) else self.unreadable
 
     def blocked_for(self, name: str, now: float) -> float:
         """Seconds that the failure still has to be waited out."""

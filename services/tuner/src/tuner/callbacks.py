@@ -25,8 +25,6 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         self._clock = time.monotonic()
         self._tokens = 0.0
         self._speed = 0.0
-        self.losses: list[tuple[int, float]] = []
-        self.eval_losses: list[tuple[int, float]] = []
         self.last_step_seconds = 0.0
         self.interrupted = False
 
@@ -35,8 +33,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         self.interrupted = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock of the first step."""
-        if not self.losses:
+        """Start the clocks."""
+        if not self._tokens:
             self._clock = time.monotonic()
         self.last_step_seconds = -time.monotonic()
 
@@ -60,7 +58,6 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
                 f"the loss became {loss} (gradient {gradient}) at step {state.global_step}: lower the learning rate "
                 f"(it is {args.learning_rate}), or look for damaged samples; the last checkpoint is from before",
             )
-        self.losses.append((state.global_step, loss))
         self._measure(float(logs.get("num_tokens") or 0.0))
         if self._first:
             self._emit(
@@ -76,10 +73,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Report the loss on the held-out samples."""
-        if metrics is not None and "eval_loss" in metrics:
-            self.eval_losses.append((state.global_step, float(metrics["eval_loss"])))
-            if self._first:
-                self._emit(Evaluated(step=state.global_step, loss=float(metrics["eval_loss"])))
+        if self._first and metrics is not None and "eval_loss" in metrics:
+            self._emit(Evaluated(step=state.global_step, loss=float(metrics["eval_loss"])))
         self._clock = time.monotonic()  # an evaluation is not counted as training time
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

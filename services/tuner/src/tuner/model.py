@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tuner.config.recipe import Recipe
+from tuner.config.recipe import ALL_LINEAR, Recipe
 from tuner.exits import ExitCode, FatalError
 from tuner.schedule import Hardware
 
@@ -102,21 +102,33 @@ def lora_config(recipe: Recipe, base: Any) -> Any:
     """Return PEFT's configuration; every name that the user lists must match a layer. Raises FatalError."""
     from peft import LoraConfig
 
+    linear = linear_names(base)
     targets = recipe.lora["target_modules"]
-    if isinstance(targets, list):
-        names = {name.rpartition(".")[2] for name, _ in base.named_modules()} | {n for n, _ in base.named_modules()}
-        missing = [target for target in targets if not any(n == target or n.endswith("." + target) for n in names)]
+    if targets == ALL_LINEAR:
+        # PEFT would list every layer of a small model by its full path; servers and people read the short names.
+        targets = linear
+    elif isinstance(targets, list):
+        paths = [name for name, _ in base.named_modules()]
+        missing = [wanted for wanted in targets if not any(p == wanted or p.endswith(f".{wanted}") for p in paths)]
         if missing:
-            linear = sorted({n.rpartition(".")[2] for n, m in base.named_modules() if "Linear" in type(m).__name__})
             raise FatalError(
                 ExitCode.CONFIG_INVALID,
                 f"LoraConfig.target_modules: the model has no layer {', '.join(missing)}; it has {', '.join(linear)}. "
                 "Leave target_modules out for all linear layers",
             )
     try:
-        return LoraConfig(**recipe.lora)
+        return LoraConfig(**{**recipe.lora, "target_modules": targets})
     except (TypeError, ValueError) as error:
         raise FatalError(ExitCode.CONFIG_INVALID, f"LoraConfig: {error}") from error
+
+
+def linear_names(base: Any) -> list[str]:
+    """Last parts of the names of all linear layers, quantised or not, but for the LM head; sorted."""
+    import torch
+
+    head = base.get_output_embeddings()
+    linear = (name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    return sorted({name.rpartition(".")[2] for name in linear})
 
 
 def _dtype(recipe: Recipe, found: Hardware) -> Any:

@@ -159,8 +159,11 @@ class Run:
         seconds = self._callback.last_step_seconds * steps
         self.emit(Estimated(total_steps=steps, seconds=seconds, tokens=tokens, peak_memory_bytes=peak_memory()))
 
+    def _history(self, name: str) -> tuple[tuple[int, float], ...]:
+        """What the trainer logged under a name, from before a restart too: checkpoints carry it."""
+        return tuple((entry["step"], float(entry[name])) for entry in self.trainer.state.log_history if name in entry)
+
     def _save(self, tokenizer: Any, preview: Any, seconds: float, packing: str) -> None:
-        assert self._callback is not None
         result.write(
             Path(self.job.staging),
             self.trainer.accelerator.unwrap_model(self.trainer.model),
@@ -168,8 +171,8 @@ class Run:
             result.Facts(
                 job=self.job,
                 preview=preview,
-                losses=tuple(self._callback.losses),
-                eval_losses=tuple(self._callback.eval_losses),
+                losses=self._history("loss"),
+                eval_losses=self._history("eval_loss"),
                 steps=self.trainer.state.global_step,
                 seconds=seconds,
                 packing=packing,

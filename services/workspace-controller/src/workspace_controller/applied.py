@@ -51,7 +51,13 @@ def patch_of(manifest: Manifest) -> Patch:
 
 
 def immutable_changes(manifest: Manifest, found: StatefulSet) -> tuple[str, ...]:
-    """Return the fields of a StatefulSet that differ and cannot be changed: it must be replaced, its pods kept."""
+    """Return the fields of a StatefulSet that differ and cannot be changed: it must be replaced, its pods kept.
+
+    One that we never applied (KAITO's own, from before a migration) is replaced as a whole: an apply merges lists by name, so
+    its containers would stay beside ours.
+    """
+    if labels.APPLIED_HASH not in found.metadata.annotations:
+        return ("managedFields",)
     wanted: dict[str, Any] = manifest.body["spec"]
     stored: dict[str, Any] = msgspec.to_builtins(found.spec)
     defaults = {"podManagementPolicy": "OrderedReady", "serviceName": "", "selector": {}, "volumeClaimTemplates": []}

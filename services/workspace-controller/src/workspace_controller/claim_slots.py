@@ -10,19 +10,22 @@ import msgspec
 
 from kaito_api import labels
 from kaito_api.conditions import ClaimCondition, ClaimReason, MachineConditionType, Status, find_condition
+from kaito_api.machine import Machine
 from kaito_api.meta import Condition
 from workspace_controller.claims import Claim
 
-FAILED_FOR_GOOD: Final = frozenset(
+_NEVER: Final = frozenset(
     {
-        ClaimReason.QUOTA_EXCEEDED,
-        ClaimReason.INSUFFICIENT_CAPACITY,
         ClaimReason.INSTANCE_TYPE_NOT_AVAILABLE,
-        ClaimReason.UNAUTHORIZED,
+        ClaimReason.SKU_NOT_AVAILABLE,
+        ClaimReason.ZONE_NOT_SUPPORTED,
         ClaimReason.INVALID_CLAIM,
+        ClaimReason.INVALID_REQUEST,
     }
 )
-"""Reasons of Launched=False after which the same claim will not get a machine."""
+"""Reasons that no time heals, whatever the status beside them."""
+_REFUSED: Final = frozenset({ClaimReason.QUOTA_EXCEEDED, ClaimReason.INSUFFICIENT_CAPACITY, ClaimReason.UNAUTHORIZED})
+"""Reasons that are final where a NodeClaim says False. A Machine (v1alpha5) says False of what is still being tried, too."""
 _FIRST_RETRY: Final = timedelta(minutes=1)
 _LAST_RETRY: Final = timedelta(minutes=30)
 
@@ -104,11 +107,13 @@ def _next_attempt(ours: Sequence[Claim], slot: int) -> int:
 def _failure(claim: Claim) -> Condition | None:
     if _ready(claim):
         return None
-    for type_ in (ClaimCondition.LAUNCHED, MachineConditionType.LAUNCHED):
-        condition = find_condition(claim.status.conditions, type_)
-        if condition is not None and condition.status == Status.FALSE and condition.reason in FAILED_FOR_GOOD:
-            return condition
-    return None
+    machine = isinstance(claim, Machine)
+    launched = MachineConditionType.LAUNCHED if machine else ClaimCondition.LAUNCHED
+    condition = find_condition(claim.status.conditions, launched)
+    if condition is None or condition.status != Status.FALSE:
+        return None
+    final = condition.reason in _NEVER or (not machine and condition.reason in _REFUSED)
+    return condition if final else None
 
 
 def _wait(failure: Condition, attempt: int, now: datetime) -> float:

@@ -30,6 +30,12 @@ def find_obstacle(observed: Observed, verdict: Verdict, settings: Settings) -> O
     if observed.workspace.tuning is not None:
         text = "The spec is valid, but this version of the controller runs inference only: upgrade it to run tuning."
         return Obstacle(reason=PlanReason.TUNING_NOT_YET_AVAILABLE, message=text, field="tuning")
+    if (sizing := verdict.sizing) is not None and sizing.node_count > 1 and observed.workspace.inference is not None:
+        text = (
+            f"The model needs {sizing.node_count} nodes of {sizing.instance_type or 'this size'}, and this version of the model "
+            "server runs on one: name an instance type that holds the model on one node. No node is requested."
+        )
+        return Obstacle(reason=PlanReason.MULTI_NODE_NOT_YET_AVAILABLE, message=text, field="resource.instanceType")
     if observed.missing_policies:
         names = ", ".join(observed.missing_policies)
         text = f"No rights are granted to the workload while an admission policy is missing: install {names}."

@@ -171,8 +171,15 @@ async def test_claims_of_a_dead_workspace_are_swept(cluster: Any, run_controller
         assert left == {claim.metadata.name, "foreign"}
 
 
-async def test_an_immutable_field_replaces_the_statefulset_and_keeps_the_pods(
-    cluster: Any, run_controller: Any
+@pytest.mark.parametrize(
+    "differs",
+    [
+        pytest.param({"serviceName": "from-another-age"}, id="an immutable field differs"),
+        pytest.param({"serviceName": "phi-headless", "podManagementPolicy": "Parallel"}, id="KAITO made it: an apply would merge"),
+    ],
+)
+async def test_a_statefulset_that_cannot_be_applied_is_replaced_and_its_pods_kept(
+    cluster: Any, run_controller: Any, differs: dict[str, str]
 ) -> None:
     created = await cluster.apply(MANIFEST)
     owner = {"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace", "name": "phi", "controller": True}
@@ -180,7 +187,7 @@ async def test_an_immutable_field_replaces_the_statefulset_and_keeps_the_pods(
     metadata |= {"ownerReferences": [{**owner, "uid": created.metadata.uid}]}
     selector = {labels.WORKSPACE: "phi"}
     pod = {"metadata": {"labels": selector}, "spec": {"containers": [{"name": "old", "image": "old"}]}}
-    spec = {"serviceName": "from-another-age", "selector": {"matchLabels": selector}, "template": pod}
+    spec = {**differs, "selector": {"matchLabels": selector}, "template": pod}
     old = await cluster.client.create(STATEFULSETS, {"metadata": metadata, "spec": spec})
     async with run_controller():
         (claim,) = await cluster.claimed("phi")
@@ -198,6 +205,8 @@ async def test_an_immutable_field_replaces_the_statefulset_and_keeps_the_pods(
             return found is not None and found.metadata.uid != old.metadata.uid
 
         await eventually(replaced)
+        fresh = await raw(cluster, STATEFULSETS, "phi")
+        assert [c["name"] for c in fresh["spec"]["template"]["spec"]["containers"]] == ["model-server"]
 
 
 async def test_lost_node_and_its_return(cluster: Any, run_controller: Any) -> None:

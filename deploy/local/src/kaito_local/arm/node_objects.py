@@ -43,7 +43,7 @@ class NodeObjects:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         resources = {"cpu": "6", "memory": "112Gi", "pods": "110"}
         count = self.gpus if gpus is None else gpus
-        if ready and count:
+        if ready and (count or gpus is not None):  # 0 is written out: a merge patch would keep what it does not name
             resources["nvidia.com/gpu"] = str(count)
         condition = {
             "type": "Ready",

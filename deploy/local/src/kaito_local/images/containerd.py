@@ -13,6 +13,8 @@ from kaito_local.images.spec import Image
 
 # The namespace of Kubernetes' images and containers in containerd.
 _NAMESPACE = "k8s.io"
+# ctr files an image under its name before it unpacks it; this label says that the unpacking came to its end.
+_WHOLE = "kaito.sh/unpacked"
 _IMPORT_TIMEOUT = 1200.0  # 140 s for the 6 GB layer on an idle machine
 
 
@@ -22,9 +24,9 @@ class Containerd:
     def __init__(self, socket: Path) -> None:
         self._ctr = ("ctr", "--address", str(socket), "--namespace", _NAMESPACE)
 
-    async def references(self) -> set[str]:
-        """The names of the images that it has."""
-        return set((await run(*self._ctr, "images", "list", "-q")).split())
+    async def references(self, *filters: str) -> set[str]:
+        """The names of the images that it has, of those that match the filters."""
+        return set((await run(*self._ctr, "images", "list", "-q", *filters)).split())
 
     async def digests(self) -> set[str]:
         """The digests of the blobs that it has."""
@@ -32,13 +34,15 @@ class Containerd:
 
     async def load(self, store: BlobStore, images: list[Image], prefix: str) -> list[str]:
         """Import the images that are missing and forget their older builds; returns the names that were new."""
-        references = await self.references()
-        missing = [image for image in images if image.reference(prefix) not in references]
+        whole = await self.references(f'labels."{_WHOLE}"==yes')
+        missing = [image for image in images if image.reference(prefix) not in whole]
         if missing:
             await self._import(store, missing, prefix)
+        for image in missing:
+            await run(*self._ctr, "images", "label", image.reference(prefix), f"{_WHOLE}=yes")
         current = {image.reference(prefix) for image in images}
         names = tuple(f"{prefix}/{image.name}:" for image in images)
-        outdated = sorted(name for name in references if name.startswith(names) and name not in current)
+        outdated = sorted(name for name in await self.references() if name.startswith(names) and name not in current)
         if outdated:
             await run(*self._ctr, "images", "remove", "--sync", *outdated, timeout=_IMPORT_TIMEOUT)
         return [image.reference(prefix) for image in missing]

@@ -20,7 +20,7 @@ from kaito_local.images.blobs import BlobStore
 from kaito_local.images.containerd import Containerd
 from kaito_local.images.spec import Image
 from kaito_local.locations import cache_root
-from kaito_local.processes import ProcessTable, alive, log_tail
+from kaito_local.processes import Process, ProcessTable, alive, log_tail
 
 _CONTENT = "io.containerd.content.v1.content"
 _SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs"
@@ -102,27 +102,36 @@ async def _copy_by_links(source: Path, target: Path) -> None:
 
 @asynccontextmanager
 async def _containerd(root: Path) -> AsyncIterator[Containerd]:
-    """A containerd on this root for the time of the block."""
+    """A containerd on this root for the time of the block; the caller holds the lock."""
+    program = shutil.which("containerd")
+    if program is None:
+        raise LocalError("containerd is not installed: apt-get install containerd")
     await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True, mode=0o700)
+    table = ProcessTable(root.with_name("containerd-process"))
+    # One that a killed import left behind holds the database, and the next would wait for it for ever.
+    await table.stop_all()
+    # Sockets have short paths, which a cache folder need not have.
     with tempfile.TemporaryDirectory(prefix="kaito-images-") as folder:
         state = Path(folder)
         config = state / "config.toml"
         config.write_text(_CONFIG.format(root=root, state=state))
-        table = ProcessTable(state)
-        program = shutil.which("containerd")
-        if program is None:
-            raise LocalError("containerd is not installed: apt-get install containerd")
         process = table.start("containerd", [program, "--config", config])
         try:
-            containerd = Containerd(state / "containerd.sock")
-            async with asyncio.timeout(_START_TIMEOUT):
-                while not (state / "containerd.sock").exists():
-                    if not alive(process):
-                        raise LocalError(f"containerd ended while starting:\n{log_tail(process)}")
-                    await asyncio.sleep(0.05)
-            yield containerd
+            await _wait_for(state / "containerd.sock", process)
+            yield Containerd(state / "containerd.sock")
         finally:
             await table.stop_all()
+
+
+async def _wait_for(socket: Path, process: Process) -> None:
+    try:
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not socket.exists():
+                if not alive(process):
+                    raise LocalError(f"containerd ended while starting:\n{log_tail(process)}")
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise LocalError(f"containerd did not start in {_START_TIMEOUT:.0f} s:\n{log_tail(process)}") from None
 
 
 @contextmanager

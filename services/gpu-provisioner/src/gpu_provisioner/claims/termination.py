@@ -27,6 +27,7 @@ from kubecore.errors import Conflict, Invalid, NotFound, TooManyRequests
 from kubecore.events import EventRecorder
 
 PDB_RETRY_SECONDS = 5.0
+LOOK_SECONDS = 60.0
 
 
 class Terminator:
@@ -99,9 +100,9 @@ class Terminator:
         return None
 
     def _next_look(self, *, refused: bool, limit: datetime | None, now: datetime) -> float:
-        """Pods and volumes wake us by their watch; a refused eviction and the deadline need a timer."""
-        until_limit = (limit - now).total_seconds() if limit is not None else 300.0
-        return max(0.5, min(PDB_RETRY_SECONDS if refused else 300.0, until_limit))
+        """Pods and volumes wake us by their watch; a refused eviction, the deadline and stuck pods need a timer."""
+        until_limit = (limit - now).total_seconds() if limit is not None else LOOK_SECONDS
+        return max(0.5, min(PDB_RETRY_SECONDS if refused else LOOK_SECONDS, until_limit))
 
     async def _cordon(self, node: Node) -> None:
         taints = drain.cordon(node)

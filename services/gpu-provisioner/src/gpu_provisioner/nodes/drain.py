@@ -17,6 +17,7 @@ _CRITICAL = frozenset({"system-cluster-critical", "system-node-critical"})
 _MIRROR = "kubernetes.io/config.mirror"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
 _UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0}
+STUCK = timedelta(minutes=1)
 EXCLUDE_FROM_LB = "node.kubernetes.io/exclude-from-external-load-balancers"
 DISRUPTED = Taint(key=labels.TAINT_DISRUPTED, effect="NoSchedule")
 
@@ -45,8 +46,10 @@ def drain_step(pods: Iterable[Pod], now: datetime, deadline: datetime | None) ->
 
     A later wave starts when the earlier one has left. With a deadline, pods whose own grace period no longer fits before
     it are deleted with what is left of it, whichever wave they belong to and whatever a PodDisruptionBudget says.
+    A pod that was told to go and does not (its kubelet is dead) is not waited for past the deadline, nor a minute past its time.
     """
-    leaving = sorted((p for p in pods if must_leave(p)), key=lambda p: (_wave(p), p.metadata.key))
+    candidates = (p for p in pods if must_leave(p) and not _stuck(p, now, deadline))
+    leaving = sorted(candidates, key=lambda p: (_wave(p), p.metadata.key))
     if not leaving:
         return DrainStep((), ())
     current = _wave(leaving[0])
@@ -99,6 +102,11 @@ def cordon(node: Node) -> list[Taint] | None:
     if any(t.key == DISRUPTED.key and t.effect == DISRUPTED.effect for t in node.spec.taints):
         return None
     return [*node.spec.taints, DISRUPTED]
+
+
+def _stuck(pod: Pod, now: datetime, limit: datetime | None) -> bool:
+    end = pod.metadata.deletion_timestamp  # the moment of the request plus the grace that was given
+    return end is not None and now > end and (now - end >= STUCK or (limit is not None and now > limit))
 
 
 def _wave(pod: Pod) -> int:

@@ -76,6 +76,9 @@ class PoolLister:
         except CloudError as error:
             self._metrics.failures.labels(error.failure.failure).inc()
             log.warning("cannot list the agent pools", extra={"reason": error.failure.failure, "error": str(error)})
+            self._ledger.unreadable = error.failure
+            for name in self._awaited():
+                self._wake_pool(name)  # so that the claims say why nothing happens
             return error.failure.retry_after
         news = self._ledger.listed(pools, started)
         owned = {pool.name for pool in pools if pool.owned}

@@ -320,7 +320,13 @@ def _pending(uid: str, failure: CloudFailure | None) -> ClaimOutcome:
 
 
 def _waiting(seen: PoolObservation, message: str) -> tuple[ClaimOutcome, ...]:
-    return tuple(ClaimOutcome(uid=c.uid, outcome=Outcome.WAITING, message=message) for c in seen.claims)
+    """Nothing is decided. A claim that has nothing yet says what it waits for, a failure where there is one."""
+    return tuple(
+        ClaimOutcome(uid=c.uid, outcome=Outcome.FAILED, failure=seen.blocked)
+        if seen.blocked is not None and not c.deleting and not c.provider_id
+        else ClaimOutcome(uid=c.uid, outcome=Outcome.WAITING, provider_id=c.provider_id, message=message)
+        for c in seen.claims
+    )
 
 
 def machine_name(provider_id: str) -> str:

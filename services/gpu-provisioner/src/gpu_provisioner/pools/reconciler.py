@@ -151,12 +151,13 @@ class PoolReconciler:
                 continue
             self._ledger.outcomes[outcome.uid] = outcome
             if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
-                self._note(claim, outcome.failure)
+                self._note(claim, outcome.failure, self._ledger.pool(claim.pool))
             wake = self._wake_claim_later if outcome.outcome is Outcome.WAITING else self._wake_claim
             wake(claim.key)
 
-    def _note(self, claim: ClaimView, failure: CloudFailure) -> None:
-        self._metrics.failures.labels(failure.failure).inc()
+    def _note(self, claim: ClaimView, failure: CloudFailure, pool: CloudPool | None) -> None:
+        if pool is not None and pool.failure == failure:  # an operation's; a call's was counted when it failed
+            self._metrics.failures.labels(failure.failure).inc()
         option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
         if option is not None and failure.failure in NEXT_OPTION:
             self._stockouts.record(option, failure, self._clock.monotonic())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 IMAGE_FOLDER: Final = "data"
 """Where an adapter image keeps its files (KAITO's layout). Artifacts have them at the top."""
+STORE_FAILED: Final = "AdapterStoreFailed"
 LIMITS: Final = kaito_oci.Limits(max_bytes=32 * 1024**3, max_files=1000)
 """An adapter of rank 512 on every layer of a 70B model has 13 GiB."""
 
@@ -109,7 +110,7 @@ class Acquirer:
             raise AcquireError(error.reason, str(error), retryable=False) from error
         except OSError as error:
             message = f"the adapter store cannot be written: {error.strerror}"
-            raise AcquireError("AdapterStoreFailed", message, retryable=True) from error
+            raise AcquireError(STORE_FAILED, message, retryable=True) from error
         if item.image:
             await asyncio.to_thread(self._store.remember, item.image, version.digest)
         return folder

@@ -19,8 +19,9 @@ from kaito_api.report import AdapterReport
 from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import AdapterState
+from kubecore.backoff import Backoff, BackoffPolicy
 from kubecore.controller import Controller, Result
-from model_server.adapters.acquire import AcquireError, Acquirer
+from model_server.adapters.acquire import STORE_FAILED, AcquireError, Acquirer
 from model_server.adapters.engine_adapters import EngineAdapters, EngineRefusedError
 from model_server.adapters.plan import Actual, Load, Publish, Retire, Revive, Step, Withdraw, apply, gone, plan_adapter
 from model_server.adapters.states import AdapterStates
@@ -38,11 +39,12 @@ RESOLVE_SECONDS: Final = 300.0
 RECONCILE_SECONDS: Final = 3600.0
 """A pull may take long; stalled ones are ended by the puller itself."""
 SYNC_SECONDS: Final = 30.0
+RETRY: Final = BackoffPolicy(base=0.5, cap=120.0)
 _logger = logging.getLogger(__name__)
 
 
 class TryAgainError(Exception):
-    """Raised out of a reconcile whose failure is already reported: the controller's backoff does the rest."""
+    """This attempt cannot go on, and its reason is already reported; a later one may."""
 
 
 class AdapterManager:
@@ -77,6 +79,8 @@ class AdapterManager:
         self._wanted: dict[str, Wanted] = {}
         self._unsettled: set[str] | None = None
         self._bringing: set[str] = set()
+        self._unusable = ""
+        self._backoffs: dict[str, Backoff] = {}
         self._retirements: dict[Version, asyncio.Task[None]] = {}
         self._removing: set[Version] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -86,7 +90,7 @@ class AdapterManager:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await asyncio.to_thread(self._store.prepare)
+        await self._prepare_store()
         async with asyncio.TaskGroup() as group:
             self._group = group
             current = await self._watch(group)
@@ -94,6 +98,16 @@ class AdapterManager:
             self._unsettled = set(self._wanted)
             self._settle(None)
             await self._controller.run()
+
+    async def _prepare_store(self) -> None:
+        """Make the store ready. One that cannot be written costs the adapters, not the base model."""
+        if self._capacity == 0:
+            return
+        try:
+            await asyncio.to_thread(self._store.prepare)
+        except OSError as error:
+            self._unusable = f"the adapter store cannot be written: {error}; mount a volume at --adapter-store"
+            _logger.warning("no adapter store", extra={"error": str(error)})
 
     async def _watch(self, group: asyncio.TaskGroup) -> Workspace | None:
         """Start watching the Workspace; return it as it is now."""
@@ -135,9 +149,14 @@ class AdapterManager:
 
     async def _reconcile(self, key: Key) -> Result | None:
         try:
-            return await self._converge(key.name)
+            result = await self._converge(key.name)
+        except TryAgainError:
+            # Expected and reported: no traceback, and a pace of its own (a registry that is down stays so for a while).
+            return Result(requeue_after=self._backoffs.setdefault(key.name, Backoff(RETRY)).next())
         finally:
             self._settle(key.name)
+        self._backoffs.pop(key.name, None)
+        return result
 
     async def _converge(self, name: str) -> Result | None:
         item = self._wanted.get(name)
@@ -150,6 +169,9 @@ class AdapterManager:
             return None
         if item.problem:
             self._failed(item, Reason.SPEC_INVALID, item.problem)
+            return None
+        if self._unusable:
+            self._failed(item, STORE_FAILED, self._unusable)
             return None
         started = time.perf_counter()
         try:
