@@ -110,93 +110,110 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Watched:
+    """What the apiserver says about the claims, with the moments."""
+
+    def __init__(self) -> None:
+        self.ready: dict[str, float] = {}
+        self.provider: dict[str, str] = {}
+        self.gone: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def take(self, event: Event) -> None:
+        """Notes one change of a claim."""
+        if event.new is None:
+            self.gone.add(event.key.name)
+        elif is_true(event.new.status.conditions, "Ready"):
+            self.ready.setdefault(event.key.name, time.monotonic())
+            self.provider[event.key.name] = event.new.status.provider_id
+        self._changed.set()
+
+    async def until(self, done: set[str] | dict[str, float], names: list[str]) -> None:
+        """Waits until all names are in `done`. Raises TimeoutError after two minutes."""
+        try:
+            async with asyncio.timeout(120):
+                while not all(name in done for name in names):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            print("still waiting for:", [name for name in names if name not in done][:10], flush=True)
+            raise
+
+
 async def measure(count: int, kubeconfig: Path, folder: Path) -> None:
     """N claims at once through their whole life."""
     transport = Transport(load_config(str(kubeconfig)), user_agent="benchmark")
     async with transport, asyncio.TaskGroup() as group:
         client = Client(transport)
         nodes = TimedNodes(client)
-        ready: dict[str, float] = {}
-        provider: dict[str, str] = {}
-        gone: set[str] = set()
-        changed = asyncio.Event()
-
-        def seen(event: Event) -> None:
-            if event.new is None:
-                gone.add(event.key.name)
-            elif is_true(event.new.status.conditions, "Ready"):
-                ready.setdefault(event.key.name, time.monotonic())
-                provider[event.key.name] = event.new.status.provider_id
-            changed.set()
-
-        async def until(done: set[str] | dict[str, float], names: list[str]) -> None:
-            try:
-                async with asyncio.timeout(120):
-                    while not all(name in done for name in names):
-                        changed.clear()
-                        await changed.wait()
-            except TimeoutError:
-                print("still waiting for:", [name for name in names if name not in done][:10], flush=True)
-                raise
-
+        watched = Watched()
         informer = Informer(client, NODECLAIMS)
-        informer.add_handler(seen)
+        informer.add_handler(watched.take)
         watching = group.create_task(informer.run())
         async with serve(folder, nodes, timings=Timings(node=0.2, create=0.4, delete=0.2)) as arm:
             process = await provisioner(arm, kubeconfig, folder)
             try:
                 await claim(client, "warmup")
-                await until(ready, ["warmup"])
+                await watched.until(watched.ready, ["warmup"])
                 await client.delete(NODECLAIMS, Key("", "warmup"))
-                await until(gone, ["warmup"])
+                await watched.until(watched.gone, ["warmup"])
                 names = [f"b{n}" for n in range(count)]
-                # A cluster has at most 100 agent pools: above that, ten claims of a Workspace share one.
-                shared = count > MAX_POOLS
-                owners = [f"uid-{n // 10}" if shared else "" for n in range(count)]
-                idle = cpu_seconds(process.pid)
-                claims = (claim(client, name, owner) for name, owner in zip(names, owners, strict=True))
-                created = dict(zip(names, await asyncio.gather(*claims), strict=True))
-                await until(ready, names)
-                spent = (cpu_seconds(process.pid) - idle) / count * 1e3
-                print(f"| provisioner: CPU, claim -> Ready, {count} | {spent:.1f} ms a claim | - | - | own process |")
-                if shared:
-                    print(
-                        f"| provisioner: {count} claims in shared pools | {peak_mib(process.pid):.0f} MiB | 220 MiB | - | "
-                        f"{len(arm.wire.cloud.pools)} pools, {len([c for c in arm.wire.journal if c.route == 'put'])} PUTs |"
-                    )
-                    return
-                puts = {c.pool: c.at for c in arm.wire.journal if c.route == "put"}
-                print(row(f"claim -> PUT, {count} at once", [puts[n] - created[n] for n in names], 0.3))
-                print(
-                    row(
-                        f"Node Ready -> claim Ready, {count}",
-                        [ready[n] - nodes.ready_at[provider[n]] for n in names],
-                        0.3,
-                    )
-                )
-
-                async def remove(name: str) -> float:
-                    await client.delete(NODECLAIMS, Key("", name))
-                    return time.monotonic()
-
-                idle = cpu_seconds(process.pid)
-                deleted = dict(zip(names, await asyncio.gather(*(remove(name) for name in names)), strict=True))
-                await until(gone, names)
-                spent = (cpu_seconds(process.pid) - idle) / count * 1e3
-                print(f"| provisioner: CPU, delete -> gone, {count} | {spent:.1f} ms a claim | - | - | own process |")
-                deletes = {c.pool: c.at for c in arm.wire.journal if c.route == "delete"}
-                print(row(f"claim deleted -> DELETE, {count} at once", [deletes[n] - deleted[n] for n in names], 0.3))
-                twice = len([c for c in arm.wire.journal if c.route == "put" and c.status == 201]) - count - 1
-                print(
-                    f"| provisioner: peak memory, {count} claims | {peak_mib(process.pid):.0f} MiB | 220 MiB | - | "
-                    f"pools made twice: {twice} |"
-                )
+                await measure_create(client, arm, nodes, watched, names, pid=process.pid)
+                if count <= MAX_POOLS:
+                    await measure_delete(client, arm, watched, names, process.pid)
             finally:
                 process.terminate()
                 await process.wait()
         watching.cancel()
         for node in await client.list(NODES):
             await client.delete(NODES, node.metadata.key)
+
+
+async def measure_create(
+    client: Client, arm: ArmStandIn, nodes: TimedNodes, watched: Watched, names: list[str], *, pid: int
+) -> None:
+    """All claims at once, until each is Ready. Above 100 claims, ten of a Workspace share a pool: a cluster has at most 100."""
+    count = len(names)
+    shared = count > MAX_POOLS
+    owners = [f"uid-{n // 10}" if shared else "" for n in range(count)]
+    idle = cpu_seconds(pid)
+    claims = (claim(client, name, owner) for name, owner in zip(names, owners, strict=True))
+    created = dict(zip(names, await asyncio.gather(*claims), strict=True))
+    await watched.until(watched.ready, names)
+    spent = (cpu_seconds(pid) - idle) / count * 1e3
+    print(f"| provisioner: CPU, claim -> Ready, {count} | {spent:.1f} ms a claim | - | - | own process |")
+    if shared:
+        print(
+            f"| provisioner: {count} claims in shared pools | {peak_mib(pid):.0f} MiB | 220 MiB | - | "
+            f"{len(arm.wire.cloud.pools)} pools, {len([c for c in arm.wire.journal if c.route == 'put'])} PUTs |"
+        )
+        return
+    puts = {c.pool: c.at for c in arm.wire.journal if c.route == "put"}
+    print(row(f"claim -> PUT, {count} at once", [puts[n] - created[n] for n in names], 0.3))
+    waits = [watched.ready[n] - nodes.ready_at[watched.provider[n]] for n in names]
+    print(row(f"Node Ready -> claim Ready, {count}", waits, 0.3))
+
+
+async def measure_delete(client: Client, arm: ArmStandIn, watched: Watched, names: list[str], pid: int) -> None:
+    """All claims deleted at once, until each is gone."""
+    count = len(names)
+
+    async def remove(name: str) -> float:
+        await client.delete(NODECLAIMS, Key("", name))
+        return time.monotonic()
+
+    idle = cpu_seconds(pid)
+    deleted = dict(zip(names, await asyncio.gather(*(remove(name) for name in names)), strict=True))
+    await watched.until(watched.gone, names)
+    spent = (cpu_seconds(pid) - idle) / count * 1e3
+    print(f"| provisioner: CPU, delete -> gone, {count} | {spent:.1f} ms a claim | - | - | own process |")
+    deletes = {c.pool: c.at for c in arm.wire.journal if c.route == "delete"}
+    print(row(f"claim deleted -> DELETE, {count} at once", [deletes[n] - deleted[n] for n in names], 0.3))
+    twice = len([c for c in arm.wire.journal if c.route == "put" and c.status == 201]) - count - 1
+    print(
+        f"| provisioner: peak memory, {count} claims | {peak_mib(pid):.0f} MiB | 220 MiB | - | "
+        f"pools made twice: {twice} |"
+    )
 
 
 def minutes_to_last_put(puts: int) -> float:

@@ -109,7 +109,7 @@ class Stage:
         async def all_ready() -> bool:
             return all([(await self.condition(name, "Ready"))[0] == "True" for name in names])
 
-        await eventually(all_ready, timeout=20)
+        await eventually(all_ready, timeout=40)
 
     def calls(self, route: str) -> list[Any]:
         return [c for c in self.arm.wire.journal if c.route == route]

@@ -44,6 +44,7 @@ NOT_YOURS = ErrorDetail("BadRequest", "The VM size of X is not allowed in your s
         (200, quota(12), FailureClass.QUOTA, False),
         (200, quota(0), FailureClass.QUOTA, True),
         (409, BUSY, FailureClass.CONFLICT, False),
+        (412, ErrorDetail("PreconditionFailed", "The pool exists."), FailureClass.CONFLICT, False),
         (400, BUSY, FailureClass.CONFLICT, False),
         (400, ErrorDetail("VMSizeNotSupported", "no"), FailureClass.SKU_NOT_AVAILABLE, False),
         (400, NOT_YOURS, FailureClass.SKU_NOT_AVAILABLE, False),

@@ -211,3 +211,23 @@ async def test_sigterm_leaves_a_checkpoint_and_the_next_pod_goes_on(tmp_path: Pa
     assert await tuning.end(process) == 0, tuning.log
     assert "would take about" in tuning.last_word().message
     assert [path.parent.name for path in first_save.glob(f"*/{checkpoints.MANIFEST}")] == kept
+
+
+async def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    model = await trained_model()
+    losses: list[list[float]] = []
+    for count in ("1", "2"):
+        folder = tmp_path / count
+        folder.mkdir()
+        tuning = Tuning(folder, model)
+        (folder / "config.yaml").write_text(
+            "training_config: {ModelConfig: {torch_dtype: float32}, "
+            "TrainingArguments: {max_steps: 4, learning_rate: 1e-3, save_steps: 4}}"
+        )
+        process = await tuning.start("--method", "lora", "--processes", count)
+        assert await tuning.end(process) == 0, tuning.log
+        report = msgspec.json.decode((tuning.output / "training_report.json").read_bytes(), type=TrainingReport)
+        losses.append([loss for _, loss in report.losses])
+    alone, shared = losses
+    assert len(alone) == 4
+    assert shared == pytest.approx(alone, abs=1e-3)

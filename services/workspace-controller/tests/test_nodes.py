@@ -101,7 +101,7 @@ SLOTS: dict[str, tuple[list[Claim], int, list[tuple[int, int]], list[str]]] = {
     "failed long ago": ([claim(0, failed=("InsufficientCapacity", LONG_AGO))], 1, [(0, 1)], ["0/0"]),
     "failed for a reason that passes": ([claim(0, failed=("CloudBusy", LONG_AGO))], 1, [], []),
     "Machine that can never work": ([claim(0, machine=True, failed=("InvalidClaim", LONG_AGO))], 1, [(0, 1)], ["0/0"]),
-    "Machine that is still tried says False too": ([claim(0, machine=True, failed=("InsufficientCapacity", LONG_AGO))], 1, [], []),
+    "Machine that is still tried": ([claim(0, machine=True, failed=("InsufficientCapacity", LONG_AGO))], 1, [], []),
     "NodeClaim whose size is not offered": ([claim(0, failed=("SKUNotAvailable", LONG_AGO))], 1, [(0, 1)], ["0/0"]),
     "namesake's claims do not count": ([claim(0, uid="other")], 1, [(0, 0)], []),
     "another controller's claim fills a slot": ([claim(7, uid="")], 1, [], []),

@@ -206,7 +206,8 @@ def main() -> int:
         if not out_of_memory(error):
             emit(Failed(code=int(ExitCode.TRAINING_FAILED), message=f"{type(error).__name__}: {error}"[:1000]))
             raise
-        message = f"out of memory with {schedule.batch(job.recipe, 1, job.micro_limit).micro} samples at a time"
+        made = schedule.batch(job.recipe, int(os.environ.get("WORLD_SIZE", "1")), job.micro_limit)
+        message = f"out of memory with {made.micro} samples at a time"
         emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message))
         return int(ExitCode.OUT_OF_MEMORY)
     return int(ExitCode.OK)

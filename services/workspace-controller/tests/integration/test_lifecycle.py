@@ -175,7 +175,7 @@ async def test_claims_of_a_dead_workspace_are_swept(cluster: Any, run_controller
     "differs",
     [
         pytest.param({"serviceName": "from-another-age"}, id="an immutable field differs"),
-        pytest.param({"serviceName": "phi-headless", "podManagementPolicy": "Parallel"}, id="KAITO made it: an apply would merge"),
+        pytest.param({"serviceName": "phi-headless", "podManagementPolicy": "Parallel"}, id="KAITO made it"),
     ],
 )
 async def test_a_statefulset_that_cannot_be_applied_is_replaced_and_its_pods_kept(
