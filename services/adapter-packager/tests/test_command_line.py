@@ -9,10 +9,13 @@ from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from adapter_packager.arguments import parse
 from adapter_packager.cli import main
+from adapter_packager.exits import code_of
+from kaito_oci import BytesBlob, Member, TarBlob, errors, media_types, push
 from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from kaito_oci.testing.scripted_server import Reply, scripted_server
 from kubecore.testing.asserts import eventually
@@ -135,6 +138,53 @@ async def test_exit_codes(
     found, out, err = await run(*filled, env={"KAITO_PLAIN_HTTP_HOSTS": registry.host})
     assert (found, words in err + out) == (code, True), err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidReference, 64),
+        (errors.NotFound, 66),
+        (errors.DigestMismatch, 67),
+        (errors.UnsafeArchive, 67),
+        (errors.TooLarge, 67),
+        (errors.InvalidManifest, 67),
+        (errors.UnsupportedMediaType, 67),
+        (errors.NoMatchingPlatform, 67),
+        (errors.UnsafeLocation, 67),
+        (errors.Unavailable, 69),
+        (errors.Truncated, 69),
+        (errors.TlsFailed, 69),
+        (errors.Unauthorized, 72),
+        (errors.Denied, 72),
+        (errors.UntrustedRealm, 72),
+        (errors.TagImmutable, 73),
+        (errors.UploadRefused, 73),
+        (errors.DiskFull, 74),
+        (errors.DestinationInUse, 74),
+        (errors.FileChanged, 65),
+    ],
+)
+def test_every_error_of_the_library_has_its_code(error: type[errors.OciError], code: int) -> None:
+    assert code_of(error("words")) == code
+
+
+def test_no_error_of_the_library_was_forgotten() -> None:
+    [mark] = [mark for mark in test_every_error_of_the_library_has_its_code.pytestmark if mark.name == "parametrize"]
+    assert {error for error, _ in mark.args[1]} == set(errors.OciError.__subclasses__())
+
+
+async def test_an_image_that_is_no_adapter(run: Run, registry: DockerRegistry, tmp_path: Path) -> None:
+    name, plain = f"{registry.host}/me/other:v1", ["--plain-http", registry.host]
+    layer = TarBlob([Member("data/model.onnx", b"x")], media_types.OCI_LAYER_TAR)
+    config = BytesBlob(b"{}", media_types.OCI_CONFIG)
+    manifest = {"schemaVersion": 2, "config": config.descriptor, "layers": [layer.descriptor]}
+    await push(name, [config, layer], msgspec.json.encode(manifest), plain_http_hosts=[registry.host])
+    for command in (("verify", name), ("pull", name, tmp_path / "out")):
+        code, _, err = await run(*command, *plain)
+        assert (code, "no adapter_config.json" in err) == (66, True)
+    code, out, _ = await run("inspect", name, *plain)
+    assert (code, "was not found" in out) == (0, True)
 
 
 async def test_help_documents_the_exit_codes(run: Run) -> None:

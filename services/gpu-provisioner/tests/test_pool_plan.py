@@ -300,6 +300,16 @@ def test_machines_are_listed_before_any_is_removed() -> None:
     assert decision.wants_machines
 
 
+def test_a_binding_survives_looks_that_decide_nothing() -> None:
+    """It may be known to this process only, until the claim's status is written."""
+    for seen in (
+        PoolObservation(claims=(bound("a", 0), leaving("b", 1)), pool=None, known=False),
+        PoolObservation(claims=(bound("a", 0), leaving("b", 1)), pool=pool("Updating", 2), known=True),
+    ):
+        outcomes = {o.uid: o.provider_id for o in plan_pool(seen, now=100.0).outcomes}
+        assert outcomes == {"a": provider(0), "b": provider(1)}
+
+
 @pytest.mark.parametrize(
     ("change", "asks"),
     [

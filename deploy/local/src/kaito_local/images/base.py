@@ -13,7 +13,6 @@ from kaito_local.images.inputs import key
 from kaito_local.images.spec import Blob
 from kaito_local.images.tarball import Tree, write_layer
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 # Documentation, package lists and files that differ from one debootstrap run to the next.
 _LEFT_OUT = (
@@ -42,14 +41,15 @@ _LEFT_OUT = (
 )
 
 
-def mirror() -> str:
-    """Debian's archive, or the mirror that $KAITO_DEBIAN_MIRROR names."""
-    return os.environ.get("KAITO_DEBIAN_MIRROR", DEFAULT_MIRROR)
+def mirror() -> tuple[str, ...]:
+    """The mirror that $KAITO_DEBIAN_MIRROR names; none leaves the choice to debootstrap."""
+    named = os.environ.get("KAITO_DEBIAN_MIRROR")
+    return (named,) if named else ()
 
 
 def base_key() -> str:
     """The cache key of the base."""
-    return key("base", BASE_SUITE, mirror(), *BASE_PACKAGES)
+    return key("base", BASE_SUITE, *mirror(), *BASE_PACKAGES)
 
 
 async def rootfs(store: BlobStore) -> Path:
@@ -62,7 +62,7 @@ async def rootfs(store: BlobStore) -> Path:
     scratch.parent.mkdir(parents=True, exist_ok=True)
     include = ",".join(BASE_PACKAGES)
     options = ("--variant=minbase", f"--include={include}")
-    await run("debootstrap", *options, BASE_SUITE, scratch, mirror(), timeout=900)
+    await run("debootstrap", *options, BASE_SUITE, scratch, *mirror(), timeout=900)
     _add_user(scratch)
     python = scratch / "usr" / "bin" / BASE_PYTHON
     library = scratch / "usr" / "lib"

@@ -288,7 +288,9 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
     present = {m.provider_id for m in seen.machines}
     for claim in seen.claims:
         if claim.deleting:
-            found.append(ClaimOutcome(uid=claim.uid, outcome=_leave(claim, seen, pool)))
+            # The binding is kept: it may not be stored on the claim yet.
+            leave = _leave(claim, seen, pool)
+            found.append(ClaimOutcome(uid=claim.uid, outcome=leave, provider_id=claim.provider_id))
         elif claim.provider_id:
             listed = seen.listed is None or machine_name(claim.provider_id) in seen.listed
             lost = claim.provider_id not in present and not listed and pool.settled
