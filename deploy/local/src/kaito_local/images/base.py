@@ -13,7 +13,6 @@ from kaito_local.images.inputs import key
 from kaito_local.images.spec import Blob
 from kaito_local.images.tarball import Tree, write_layer
 
-
 # Documentation, package lists and files that differ from one debootstrap run to the next.
 _LEFT_OUT = (
     "dev/*",
