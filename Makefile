@@ -7,6 +7,7 @@ RUN := $(UV) run --frozen --no-sync
 CLUSTER ?=
 REGISTRY ?=
 CLAIM_API ?= nodeclaim
+ONLY_SERVING ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help uv sync run down test test-fast lint types imports format control-plane control-plane-down cluster cluster-down images bench
@@ -20,8 +21,8 @@ uv:
 sync: uv ## the Python environment (.venv) from uv.lock
 	@$(SYNC)
 
-run: sync ## the main job: cluster, operator, model, a printed chat answer; leaves it running
-	@$(RUN) kaito-local run $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY)) --claim-api $(CLAIM_API)
+run: sync ## the main job: cluster, operator, model, a printed answer, then a tuned adapter; leaves it running
+	@$(RUN) kaito-local run $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY)) --claim-api $(CLAIM_API) $(if $(ONLY_SERVING),--only-serving)
 
 down: sync ## removes everything that make run, cluster and control-plane started
 	@$(RUN) kaito-local down

@@ -24,6 +24,7 @@ STATUS = {
     "state": "NotReady",
     "targetNodeCount": 2,
     "plan": {"model": "phi-4", "cost": {"perHour": "6.12"}},
+    "tuning": {"progress": "40%"},
     "conditions": [
         condition("ResourceReady", "True"),
         condition("InferenceReady", "False"),
@@ -41,8 +42,16 @@ async def test_workspace_row(api: Any, apiserver: Any, namespace: str, resource:
     assert header.split() == ["NAME", "INSTANCE", "RESOURCEREADY", "INFERENCEREADY", "WORKSPACEREADY", "AGE"]
     assert row.split()[:5] == ["phi", "Standard_NC6s_v3", "True", "False", "Unknown"]
     wide_header, wide_row = (await apiserver.kubectl("get", resource, "-n", namespace, "-o", "wide")).splitlines()
-    assert wide_header.split()[6:] == ["STATE", "JOBSTARTED", "TARGETNODECOUNT", "MODEL", "COSTPERHOUR", "REASON"]
-    assert wide_row.split()[6:] == ["NotReady", "2", "phi-4", "6.12", "WeightsMissing"]
+    assert wide_header.split()[6:] == [
+        "STATE",
+        "JOBSTARTED",
+        "TARGETNODECOUNT",
+        "MODEL",
+        "COSTPERHOUR",
+        "REASON",
+        "PROGRESS",
+    ]
+    assert wide_row.split()[6:] == ["NotReady", "2", "phi-4", "6.12", "WeightsMissing", "40%"]
 
 
 async def test_category(api: Any, apiserver: Any, namespace: str) -> None:

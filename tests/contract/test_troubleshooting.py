@@ -11,11 +11,10 @@ from gpu_provisioner.cloud.failure import FailureClass
 from kaito_api.adapter import AdapterReason
 from kaito_api.conditions import ClaimReason, Reason
 from kaito_oci import OciError
-from workspace_controller.decision import PlanReason
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENT = REPOSITORY / "docs" / "troubleshooting.md"
-ENUMS: dict[str, type[StrEnum]] = {enum.__name__: enum for enum in (Reason, PlanReason, ClaimReason, FailureClass)}
+ENUMS: dict[str, type[StrEnum]] = {enum.__name__: enum for enum in (Reason, ClaimReason, FailureClass)}
 SOURCES = sorted(REPOSITORY.glob("services/*/src/**/*.py"))
 
 

@@ -128,3 +128,41 @@ async def test_status_and_clean_up_pass(api: Any, namespace: str, policies: None
     )
     await api.merge(url(namespace, "w"), {"metadata": {"finalizers": None}})
     assert (await api.get(url(namespace)))["items"] == []
+
+
+STRONG = "kaito.sh/allow-adapter-strength-above-one"
+
+
+def adapted(strength: str, allowed: str | None = None) -> dict[str, Any]:
+    adapter = {"source": {"name": "a", "image": "r/a:1"}, "strength": strength}
+    body = workspace(resource=RESOURCE, inference={**INFERENCE, "adapters": [adapter]})
+    body["metadata"]["annotations"] = {STRONG: allowed} if allowed is not None else {}
+    return body
+
+
+@pytest.mark.parametrize(
+    ("strength", "allowed", "accepted"),
+    [
+        ("1", None, True),
+        (".5", "false", True),
+        ("1.000001", None, False),
+        ("1.5", "false", False),
+        ("1.5", "true", True),
+        ("4", "true", True),
+    ],
+)
+async def test_a_strength_above_one_needs_the_annotation(
+    api: Any, namespace: str, policies: None, strength: str, allowed: str | None, accepted: bool
+) -> None:
+    if accepted:
+        await api.create(url(namespace), adapted(strength, allowed))
+    else:
+        assert STRONG in await api.refusal("POST", url(namespace), adapted(strength, allowed))
+
+
+async def test_the_annotation_stays_while_it_is_needed(api: Any, namespace: str, policies: None) -> None:
+    await api.create(url(namespace), adapted("1.5", "true"))
+    gone = {"metadata": {"annotations": {STRONG: None}}}
+    refusal = await api.refusal("PATCH", url(namespace, "w"), gone, "application/merge-patch+json")
+    assert STRONG in refusal
+    await api.merge(url(namespace, "w"), {**gone, "inference": {"adapters": None}})

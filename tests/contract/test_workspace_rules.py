@@ -110,7 +110,7 @@ REFUSED_ON_CREATE = [
             {"inference.adapters": [{**ADAPTER, "strength": bad}]},
             "the strength of an adapter is a decimal from",
         )
-        for bad in ("", "1.1", "-0.5", "2", "much", "0.5 ", "1e-1", "0.1234567", "00.5")
+        for bad in ("", "4.1", "-0.5", "5", "10", "much", "0.5 ", "1e-1", "0.1234567", "00.5")
     ),
     (INFERENCE, {"inference.adapters": [{**ADAPTER, "strength": 0.5}]}, "must be of type string"),
     (TUNING, {"tuning.preset": REMOVE}, "tuning.preset: Required value"),
@@ -151,7 +151,7 @@ ACCEPTED_ON_CREATE = [
     (INFERENCE, {"inference.preset.name": "microsoft/Phi-4-mini-instruct"}),
     *(
         (INFERENCE, {"inference.adapters": [{**ADAPTER, "strength": good}]})
-        for good in ("0", "1", "0.5", ".5", "1.0", "0.123456")
+        for good in ("0", "1", "0.5", ".5", "1.0", "0.123456", "1.5", "4", "4.0")
     ),
     (INFERENCE, {"inference.adapters": [{"source": {"name": "a.b", "volumeSource": {"nfs": {"server": "s"}}}}]}),
     (INFERENCE, {"inference.adapters": [{"source": {"name": f"a{i}", "image": "i"}} for i in range(10)]}),

@@ -6,7 +6,6 @@ import msgspec
 
 from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION
 from kaito_api import labels
-from model_server.adapters.wanted import STRONG_ANNOTATION
 from reference.table import code, table
 from workspace_controller import options
 from workspace_controller.inference.pod import CONFIG_HASH
@@ -43,10 +42,13 @@ USER = (
         options.WEIGHTS_FROM,
         "Weights from the preset's image (`oci`) or from Hugging Face at the pinned revision (`hf`).",
     ),
+    Key(labels.STRONG_ADAPTERS, "`true` admits adapter strengths above 1, up to 4. Without it they are refused."),
     Key(
-        STRONG_ANNOTATION,
-        "The model server would take strengths above 1, but the CRD refuses them first: without effect.",
+        labels.ADAPTER_RESTART,
+        "`allowed` rolls the pods for an adapter that cannot go live (a volume, a rank above the engine's); "
+        "otherwise the pods stay and the condition AdaptersReady says `RestartRequired`.",
     ),
+    Key(labels.REFRESH, "A new value makes the servers ask at once what the tags of their adapters mean."),
     Key(labels.NODE_CLASS_NAME, "KAITO's; not read."),
     Key(labels.MODEL_STREAMING, "KAITO's; not read."),
 )
@@ -63,6 +65,7 @@ OURS = (
         "every object made",
     ),
     Key(labels.REPORT_PREFIX + "<container>", "The container's report, JSON of at most 16 KiB.", "pod"),
+    Key(labels.ADAPTER_PLAN, "What the adapters made of the pod template: rank and volumes.", "StatefulSet"),
     Key(CONFIG_HASH, "Digest of `inference_config.yaml`: an edit rolls the pods.", "pod"),
     Key(AGENT_POOL_ANNOTATION, "The agent pool of the claim.", "claim"),
     Key(LAUNCH_OPTION_ANNOTATION, "Machine type, zone and capacity type that were chosen.", "claim"),

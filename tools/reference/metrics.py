@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import gpu_provisioner.metrics
 import model_server.metrics
 import tuner.metrics
+import workspace_controller.metrics
 from kaito_api.report import TuningReport
 from kubecore import metrics as kubecore_metrics
 from reference.table import code, table
@@ -30,8 +31,11 @@ def page() -> str:
             "Workspace's Service). Counters and histograms are shown without the suffixes "
             "that Prometheus adds (`_total`; `_bucket`, `_sum`, `_count`).\n",
             "## workspace-controller, gpu-provisioner and model-server: Kubernetes client and controllers\n",
-            "The workspace-controller has no metrics beyond these yet.\n",
             _table(kubecore_metrics),
+            "## workspace-controller\n",
+            "The leader alone shows what stands (the gauges), so that the sum over all replicas is right. Costs are list "
+            "prices of the catalog, of the day that `kaito_workspace_prices_timestamp_seconds` tells; no bill.\n",
+            _controller(),
             "## gpu-provisioner\n",
             _table(provisioner),
             "## model-server\n",
@@ -44,6 +48,12 @@ def page() -> str:
     )
 
 
+def _controller() -> str:
+    counted = _metrics(vars(workspace_controller.metrics.Metrics(CollectorRegistry())).values())
+    standing = ((each.name, "gauge", each.labels, each.text) for each in workspace_controller.metrics.STANDING)
+    return _rows((*counted, *standing))
+
+
 def _tuner() -> str:
     page = tuner.metrics.exposition(TuningReport(loss=0.0, eval_loss=0.0, eta_seconds=0))
     families = sorted((f.name, f.type, f.documentation) for f in text_string_to_metric_families(page))
@@ -52,9 +62,13 @@ def _tuner() -> str:
 
 
 def _table(source: ModuleType | object) -> str:
+    return _rows(_metrics(vars(source).values()))
+
+
+def _rows(found: Iterable[tuple[str, str, tuple[str, ...], str]]) -> str:
     rows = [
         (code(name), kind, ", ".join(code(label) for label in labels), text)
-        for name, kind, labels, text in sorted(_metrics(vars(source).values()))
+        for name, kind, labels, text in sorted(found)
     ]
     return table(("Metric", "Type", "Labels", "Meaning"), rows)
 

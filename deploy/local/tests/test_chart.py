@@ -19,7 +19,8 @@ from kaito_local.run.provisioner import chart_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-IMAGES = {"workspace-controller": "kaito.local/workspace-controller:1", "model-server": "kaito.local/model-server:1"}
+SERVICES = ("workspace-controller", "model-server", "tuner", "adapter-packager")
+IMAGES = {name: f"kaito.local/{name}:1" for name in SERVICES}
 CONTROLLER = CHART / "charts" / "workspace-controller"
 PROVISIONER = CHART / "charts" / "gpu-provisioner"
 
@@ -36,7 +37,8 @@ def _local(tmp_path: Path) -> dict[str, Any]:
     certificate = tmp_path / "arm.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----\n")
     there = Endpoint("https://10.200.0.1:7443", certificate, Identity())
-    values = local_values(IMAGES, "10.200.0.1:5050", "machine", node_selector=SYSTEM_NODE.labels)
+    more = {"adapter_registry": "10.200.0.1:5051", "data_host": "10.200.0.1:5060"}
+    values = local_values(IMAGES, "10.200.0.1:5050", "machine", node_selector=SYSTEM_NODE.labels, **more)
     return {**values, "gpu-provisioner": chart_values(there, "kaito.local/gpu-provisioner:1")}
 
 
@@ -65,7 +67,10 @@ async def test_local_values_reach_the_processes(tmp_path: Path) -> None:
     assert controller["template"]["spec"]["containers"][0]["image"] == IMAGES["workspace-controller"]
     for argument in (
         "--preset-registry=10.200.0.1:5050/presets",
-        "--plain-http-hosts=10.200.0.1:5050",
+        "--plain-http-hosts=10.200.0.1:5050,10.200.0.1:5051",
+        "--tuner-images=cpu=kaito.local/tuner:1",
+        "--packager-image=kaito.local/adapter-packager:1",
+        "--data-hosts=10.200.0.1:5060",
         "--engine-images=cpu=kaito.local/model-server:1",
         "--engine-override=cpu",
         "--claim-api=machine",

@@ -1,5 +1,7 @@
 """Recorded processes: found again, ended, never mistaken for another one."""
 
+import fcntl
+import os
 from pathlib import Path
 
 from kaito_local.processes import Process, ProcessTable, alive, log_tail, start_time
@@ -36,3 +38,18 @@ async def test_the_log_keeps_both_streams(tmp_path: Path) -> None:
     await eventually(lambda: log.read_text().count("\n") == 2, timeout=5)
     assert log_tail(process).splitlines() == ["out", "err"]
     await table.stop("speaker")
+
+
+async def test_a_lock_of_the_caller_ends_with_the_caller(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    lock = tmp_path / "lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        # A shell hands the descriptors of its locks on like this: `( flock 9; make cluster ) 9>lock`.
+        held_by_shell = fcntl.fcntl(held, fcntl.F_DUPFD, 50)
+        os.set_inheritable(held_by_shell, True)
+        table.start("sleeper", ["/bin/sleep", "60"])
+        os.close(held_by_shell)
+    with lock.open("w") as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await table.stop("sleeper")

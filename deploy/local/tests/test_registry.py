@@ -1,5 +1,6 @@
 """The local registry: a real one, taken over when it runs, gone when it is told."""
 
+import json
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +14,7 @@ from kaito_local.images.spec import LAYER, MANIFEST, Runtime
 from kaito_local.ports import free_ports
 from kaito_local.processes import ProcessTable
 from kaito_local.registry import Registry
+from kaito_local.run import learning
 
 pytestmark = pytest.mark.integration
 
@@ -43,3 +45,18 @@ async def test_an_address_where_somebody_else_listens_is_refused(tmp_path: Path)
             await Registry(tmp_path / "two", port=port).up()
     finally:
         await first.down()
+
+
+async def test_a_registry_with_a_password_lets_nobody_else_in(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "locked", port=free_ports(1)[0], htpasswd=learning.HTPASSWD)
+    host = await registry.up()
+    secret = json.loads(learning.secret(host, "default")["stringData"][".dockerconfigjson"])["auths"][host]
+    try:
+        url = f"http://{host}/v2/"
+        async with aiohttp.ClientSession() as session:
+            async with session.get(url) as answer:
+                assert answer.status == 401
+            async with session.get(url, headers={"Authorization": f"Basic {secret['auth']}"}) as answer:
+                assert answer.status == 200
+    finally:
+        await registry.down()

@@ -20,10 +20,11 @@ from kaito_api.meta import Condition, ObjectMeta
 from kaito_api.nodeclaim import NodeClaim, NodeClaimSpec, NodeClaimStatus, NodeClassRef
 from kaito_api.report import Report, encode
 from kaito_api.workspace import Workspace
-from kaito_api.workspace_status import EnginePlan, PlanStatus, WorkspaceStatus
+from kaito_api.workspace_status import EnginePlan, PlanStatus, TuningStatus, WorkspaceStatus
+from kaito_local.errors import LocalError
 from kaito_local.run.existing import parse_registry
 from kaito_local.run.phases import Phases
-from kaito_local.run.story import complaint, is_ready, sentences
+from kaito_local.run.story import complaint, is_ready, is_trained, sentences
 
 IMAGE = "kaito.local/model-server:1"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -162,3 +163,26 @@ def test_the_table_of_phases_has_every_phase_and_the_sum() -> None:
 )
 def test_only_an_explicit_scheme_means_plain_http(text: str, expected: tuple[str, bool]) -> None:
     assert parse_registry(text) == expected
+
+
+def _tuning(state: str, tuning: TuningStatus | None = None) -> Workspace:
+    failed = _succeeded("False")
+    status = WorkspaceStatus(state=state, conditions=[failed], tuning=tuning)
+    return Workspace(metadata=ObjectMeta(name="tune", namespace="default", generation=1), status=status)
+
+
+def test_a_tuning_is_done_when_it_says_so_and_a_failed_one_is_told_at_once() -> None:
+    assert not is_trained(_tuning("Running"))
+    assert is_trained(_tuning("Succeeded"))
+    with pytest.raises(LocalError, match="WorkspaceSucceeded=False"):
+        is_trained(_tuning("Failed"))
+
+
+def test_training_is_told_with_its_figures() -> None:
+    figures = TuningStatus(
+        state="Training", progress="40% (120/300)", loss="0.51", tokens_per_second="812.3", eta_seconds=70
+    )
+    said = sentences(_tuning("Running", figures), [], [])
+    assert "training: 40% (120/300), loss 0.51, 812.3 tokens/s, 70 s left" in said
+    early = TuningStatus(state="Fetching", progress="Fetching")
+    assert not [line for line in sentences(_tuning("Running", early), [], []) if line.startswith("training")]

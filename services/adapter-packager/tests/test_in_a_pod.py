@@ -185,6 +185,45 @@ async def test_each_trouble_with_the_secret_has_its_reason(
         assert "hush-hush" not in pod.last_word.message + capsys.readouterr().err
 
 
+MOUNTED: dict[str, tuple[dict[str, bytes], str, str]] = {
+    "no Secret yet": ({}, "SecretMissing", "does not exist"),
+    "another type": ({"username": b"me", "password": b"hush-hush"}, "SecretInvalid", "has password, username and no"),
+    "junk": ({".dockerconfigjson": b"junk hush-hush"}, "SecretInvalid", "docker config"),
+    "another registry": (
+        {".dockerconfigjson": b'{"auths":{"ghcr.io":{"auth":"dTpw"}}}'},
+        "SecretInvalid",
+        "no entry for",
+    ),
+}
+
+
+@pytest.mark.parametrize(("keys", "reason", "words"), MOUNTED.values(), ids=MOUNTED.keys())
+async def test_a_mounted_secret_that_cannot_be_used(
+    locked_registry: DockerRegistry, pod: Pod, tmp_path: Path, keys: dict[str, bytes], reason: str, words: str
+) -> None:
+    folder = tmp_path / "secret"
+    (folder / "..2026").mkdir(parents=True)  # as kubelet lays it out
+    for name, content in keys.items():
+        (folder / name).write_bytes(content)
+    name = f"{locked_registry.host}/me/adapter:v1"
+    assert await pod.run("check", name, "--hold", "0", "--push-secret-folder", folder) == 72
+    assert (pod.last_word.reason, words in pod.last_word.message) == (reason, True), pod.last_word.message
+    assert "hush-hush" not in pod.last_word.message
+
+
+async def test_a_secret_that_is_mounted_later_lets_the_check_through(
+    apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod, tmp_path: Path
+) -> None:
+    folder = tmp_path / "secret"
+    name = f"{locked_registry.host}/me/adapter:v1"
+    process = await pod.start("check", name, "--hold", "30", "--push-secret-folder", folder)
+    await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "SecretMissing"], timeout=30)
+    folder.mkdir()
+    (folder / ".dockerconfigjson").write_bytes(locked_registry.dockerconfigjson())
+    await asyncio.wait_for(process.communicate(), 40)
+    assert (process.returncode, pod.last_word.state) == (0, "Done")
+
+
 async def test_a_repaired_secret_lets_a_waiting_push_through(
     make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
 ) -> None:

@@ -109,7 +109,7 @@ class Stage:
         async def all_ready() -> bool:
             return all([(await self.condition(name, "Ready"))[0] == "True" for name in names])
 
-        await eventually(all_ready, timeout=40)
+        await eventually(all_ready, timeout=90)
 
     def calls(self, route: str) -> list[Any]:
         return [c for c in self.arm.wire.journal if c.route == route]
@@ -149,8 +149,8 @@ async def stage(
                 ),
                 shared_pools=shared,
                 leader_elect=False,
-                list_active_seconds=0.05,
-                list_idle_seconds=0.2,
+                list_active_seconds=0.05 if clock is None else 1.0,  # of a clock that runs many times as fast
+                list_idle_seconds=0.2 if clock is None else 4.0,
                 put_burst=1000.0,
                 health_port=0,
                 metrics_port=0,

@@ -16,13 +16,15 @@ from gpu_provisioner.wiring import served_kinds
 from kaito_api.meta import Key
 from kaito_api.resources import NODECLAIMS, NODES, PODS
 from kaito_local.arm.cloud import Timings
+from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.errors import ConfigError, Invalid
 from kubecore.testing.asserts import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CRDS = Path(__file__).parents[3] / "crds"
+VERSIONS = {"nodeclaims": "v1", "machines": "v1alpha5"}
 GPU = {"requests": {"nvidia.com/gpu": "1"}}
 BUDGET = """
 apiVersion: policy/v1
@@ -71,10 +73,10 @@ async def test_a_budget_holds_the_drain_until_it_allows(
         await busy_pod(s, apiserver, namespace, await node_of(s, name))
         node = await s.client.get(NODES, Key("", await node_of(s, name)))
         await s.client.delete(NODECLAIMS, Key("", name))
-        await eventually(lambda: s.event(node.metadata.name, "FailedDraining"), timeout=20)
+        await eventually(lambda: s.event(node.metadata.name, "FailedDraining"), timeout=90)
         assert s.calls("delete") == []
         await allow(apiserver, namespace, 1)
-        await eventually(lambda: s.is_gone(name), timeout=20)
+        await eventually(lambda: s.is_gone(name), timeout=90)
         assert s.arm.wire.cloud.pools == {}
 
 
@@ -88,7 +90,7 @@ async def test_the_termination_grace_period_ends_a_drain_that_a_budget_would_hol
         await s.client.delete(NODECLAIMS, Key("", name))
         deleted = (await s.get(name)).metadata.deletion_timestamp
         assert deleted is not None
-        await eventually(lambda: s.is_gone(name), timeout=30)
+        await eventually(lambda: s.is_gone(name), timeout=90)
         assert clock.now() >= deleted + timedelta(seconds=60)
         assert (await s.client.get(PODS, pod)).metadata.deleting, "no kubelet here: told to go, and not waited for"
 
@@ -105,7 +107,7 @@ async def test_an_ill_node_is_replaced_after_ten_minutes(
             await s.nodes.set_ready(await node_of(s, name), ready=False)
         else:
             await s.nodes.set_ready(await node_of(s, name), ready=True, gpus=0)
-        await eventually(lambda: s.is_gone(name), timeout=40)
+        await eventually(lambda: s.is_gone(name), timeout=90)
         assert clock.monotonic() - began >= 600
         assert s.arm.wire.cloud.pools == {}
         assert service.metrics.replaced.labels("unhealthy")._value.get() == 1
@@ -120,9 +122,9 @@ async def test_a_node_that_recovers_in_time_is_kept(apiserver: ApiServer, tmp_pa
         for _ in range(2):  # twice 400 s ill, but not 600 s in one go
             began = clock.monotonic()
             await s.nodes.set_ready(node, ready=False)
-            await eventually(lambda since=began: clock.monotonic() - since > 400, timeout=20)
+            await eventually(lambda since=began: clock.monotonic() - since > 400, timeout=90)
             await s.nodes.set_ready(node, ready=True)
-            await eventually(lambda since=began: clock.monotonic() - since > 430, timeout=20)
+            await eventually(lambda since=began: clock.monotonic() - since > 430, timeout=90)
         assert not (await s.get(name)).metadata.deleting
 
 
@@ -135,8 +137,8 @@ async def test_many_ill_nodes_at_once_are_not_replaced(apiserver: ApiServer, tmp
         began = clock.monotonic()
         for each in names[:3]:
             await s.nodes.set_ready(await node_of(s, each), ready=False)
-        await eventually(lambda: s.event(names[0], "NodeRepairBlocked"), timeout=40)
-        await eventually(lambda: clock.monotonic() - began > 900, timeout=40)
+        await eventually(lambda: s.event(names[0], "NodeRepairBlocked"), timeout=90)
+        await eventually(lambda: clock.monotonic() - began > 900, timeout=90)
         assert [(await s.get(each)).metadata.deleting for each in names] == [False] * 4
 
 
@@ -146,18 +148,18 @@ async def test_two_replicas_take_turns_and_buy_nothing_twice(
     timings = Timings(node=0.5, create=1.0, delete=0.5)
     async with stage(apiserver, tmp_path, timings=timings, leader_elect=True, namespace=namespace) as s:
         async with s.provisioner() as second, asyncio.timeout(60), s.provisioner() as first:
-            await eventually(lambda: first.manager.is_leader or second.manager.is_leader, timeout=20)
+            await eventually(lambda: first.manager.is_leader or second.manager.is_leader, timeout=90)
             assert not (first.manager.is_leader and second.manager.is_leader)
             await s.claim(name)
-            await eventually(lambda: s.calls("put"), timeout=20)
+            await eventually(lambda: s.calls("put"), timeout=90)
             leader = first if first.manager.is_leader else second
             leader.manager.stop()  # in the middle of the create
             other = second if leader is first else first
-            await eventually(lambda: other.manager.is_leader, timeout=30)
+            await eventually(lambda: other.manager.is_leader, timeout=90)
             await s.ready(name)
             assert [c.status for c in s.calls("put")] == [201]
             await s.client.delete(NODECLAIMS, Key("", name))
-            await eventually(lambda: s.is_gone(name), timeout=20)
+            await eventually(lambda: s.is_gone(name), timeout=90)
         assert s.arm.wire.cloud.pools == {}
 
 
@@ -165,14 +167,14 @@ async def test_missing_kinds(apiserver: ApiServer, tmp_path: Path, name: str) ->
     async with stage(apiserver, tmp_path) as s:
         try:
             await apiserver.kubectl("delete", "crd", "machines.karpenter.sh")
-            await eventually(lambda: kinds_are(s, {ClaimKind.NODE_CLAIM}), timeout=20)
+            await eventually(lambda: kinds_are(s, {ClaimKind.NODE_CLAIM}), timeout=90)
             async with s.provisioner({ClaimKind.NODE_CLAIM}):
                 await s.claim(name)
                 await s.ready(name)
                 await s.client.delete(NODECLAIMS, Key("", name))
-                await eventually(lambda: s.is_gone(name), timeout=20)
+                await eventually(lambda: s.is_gone(name), timeout=90)
             await apiserver.kubectl("delete", "crd", "nodeclaims.karpenter.sh")
-            await eventually(lambda: kinds_are(s, set()), timeout=20)
+            await eventually(lambda: kinds_are(s, set()), timeout=90)
             with pytest.raises(ConfigError, match="apply crds/ first"):
                 await served_kinds(s.client)
         finally:
@@ -190,7 +192,16 @@ async def restore(apiserver: ApiServer, *plurals: str) -> None:
     for plural in plurals:
         file = CRDS / f"karpenter.sh_{plural}.yaml"
         await apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
-        await apiserver.kubectl("wait", "--for=condition=Established", f"crd/{plural}.karpenter.sh", "--timeout=30s")
+        await eventually(lambda: served(apiserver, plural), timeout=90)  # noqa: B023 - awaited here
+
+
+async def served(apiserver: ApiServer, plural: str) -> bool:
+    """Whether the apiserver answers for this kind: it does so a moment after the CRD says Established."""
+    try:
+        await apiserver.kubectl("get", "--raw", f"/apis/karpenter.sh/{VERSIONS[plural]}/{plural}?limit=1")
+    except CommandError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("deleting", [False, True])
@@ -213,7 +224,7 @@ async def test_a_claim_that_todays_schema_refuses_still_gets_its_end(
                     return False
                 return True
 
-            await eventually(stored, timeout=20)
+            await eventually(stored, timeout=90)
             if deleting:
                 finalizers = {"metadata": {"finalizers": ["karpenter.sh/termination"]}}
                 await s.client.patch(NODECLAIMS, Key("", name), finalizers)
@@ -223,10 +234,10 @@ async def test_a_claim_that_todays_schema_refuses_still_gets_its_end(
         await asyncio.sleep(1)  # no condition tells when the strict schema is in force
         async with s.provisioner():
             if not deleting:
-                await eventually(lambda: s.calls("put"), timeout=20)
+                await eventually(lambda: s.calls("put"), timeout=90)
                 await s.client.delete(NODECLAIMS, Key("", name))
-            await eventually(lambda: s.is_gone(name), timeout=20)
-        await eventually(lambda: not s.arm.wire.cloud.pools, timeout=20)
+            await eventually(lambda: s.is_gone(name), timeout=90)
+        await eventually(lambda: not s.arm.wire.cloud.pools, timeout=90)
 
 
 async def test_a_claim_of_kaitos_provisioner_is_taken_over_with_its_pool(
@@ -236,7 +247,7 @@ async def test_a_claim_of_kaitos_provisioner_is_taken_over_with_its_pool(
     async with stage(apiserver, tmp_path) as s:
         marks = {"kaito.sh/workspace": "phi", "karpenter.sh/nodepool": "kaito"}
         s.arm.wire.cloud.put(name, {"count": 1, "vmSize": "Standard_NC6s_v3", "nodeLabels": marks}, None)
-        await eventually(lambda: s.pool().machines and s.pool().state == "Succeeded", timeout=20)
+        await eventually(lambda: s.pool().machines and s.pool().state == "Succeeded", timeout=90)
         (machine,) = s.pool().machines.values()
         await s.claim(name, workspace="uid-1")
         await s.client.patch(NODECLAIMS, Key("", name), {"metadata": {"finalizers": ["karpenter.sh/termination"]}})
@@ -246,7 +257,7 @@ async def test_a_claim_of_kaitos_provisioner_is_taken_over_with_its_pool(
             await s.ready(name)
             assert s.calls("put") == []
             await s.client.delete(NODECLAIMS, Key("", name))
-            await eventually(lambda: s.is_gone(name), timeout=20)
+            await eventually(lambda: s.is_gone(name), timeout=90)
             assert s.arm.wire.cloud.pools == {}
 
 
@@ -258,9 +269,9 @@ async def test_a_claim_that_never_launched_goes_at_once(apiserver: ApiServer, tm
         async def chosen() -> bool:
             return "kaito.sh/agent-pool" in (await s.get(name)).metadata.annotations
 
-        await eventually(chosen, timeout=20)
+        await eventually(chosen, timeout=90)
         await s.client.delete(NODECLAIMS, Key("", name))
-        await eventually(lambda: s.is_gone(name), timeout=20)
+        await eventually(lambda: s.is_gone(name), timeout=90)
         assert s.calls("put") == s.calls("delete") == []
 
 

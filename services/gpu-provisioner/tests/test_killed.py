@@ -59,7 +59,7 @@ async def life(s: Stage, name: str) -> None:
     """Create, become Ready, delete, be gone."""
     await s.ready(name)
     await s.client.delete(NODECLAIMS, Key("", name))
-    await eventually(lambda: s.is_gone(name), timeout=30)
+    await eventually(lambda: s.is_gone(name), timeout=90)
 
 
 async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> No
             await s.claim(name)
             async with process(s, apiserver, point, log) as first:
                 # Up to the point where it dies, the first process lives the same life as the one above.
-                async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                async with asyncio.timeout(120), asyncio.TaskGroup() as group:
                     living = group.create_task(half_life(s, name, first))
                     dying = group.create_task(first.wait())
                     await asyncio.wait((living, dying), return_when=asyncio.FIRST_COMPLETED)
@@ -90,13 +90,13 @@ async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> No
                     if not (await s.get(name)).metadata.deleting:
                         await s.ready(name)
                         await s.client.delete(NODECLAIMS, Key("", name))
-                    await eventually(lambda name=name: s.is_gone(name), timeout=30)
-                await eventually(lambda: not s.arm.wire.cloud.pools, timeout=20)
+                    await eventually(lambda name=name: s.is_gone(name), timeout=90)
+                await eventually(lambda: not s.arm.wire.cloud.pools, timeout=90)
 
                 async def no_nodes() -> bool:
                     return not await s.client.list(NODES)
 
-                await eventually(no_nodes, timeout=20)
+                await eventually(no_nodes, timeout=90)
             bought = [c for c in s.calls("put") if c.pool == name and c.status in (200, 201)]
             assert len(bought) == 1, f"killed after {points[point - 1]}: {len(bought)} PUTs"
         # Status writes that come close together become one, so that a life may have a few points less than the first had.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -89,6 +91,8 @@ class ServerProcess:
     port: int
     log: Path
     termination_log: Path
+    temporary: Path
+    """TMPDIR of the server, which it shares with nobody."""
 
     @property
     def url(self) -> str:
@@ -117,7 +121,11 @@ class ServerProcess:
         report: dict[str, object] = json.loads(self.termination_log.read_text())
         return report
 
-    def stop(self, seconds: float = 60) -> int:
+    def litter(self) -> list[str]:
+        """What the server left in its TMPDIR; compiled kernels are a cache and no litter."""
+        return sorted(path.name for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_"))
+
+    def stop(self, seconds: float = 120) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
@@ -137,6 +145,7 @@ class ServerFactory:
         port = free_port()
         log = self._directory / f"server-{number}.log"
         termination_log = self._directory / f"termination-{number}.log"
+        temporary = Path(tempfile.mkdtemp(prefix="msrv-"))  # pytest's own are too long for the name of a socket
         command = [sys.executable, "-m", "model_server", "serve", "--model", str(model)]
         command += ["--served-model-name", MODEL_NAME, "--port", str(port), "--host", "127.0.0.1", *arguments]
         command += ["--", *engine]
@@ -144,6 +153,7 @@ class ServerFactory:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "HF_HUB_OFFLINE": "1",
+            "TMPDIR": str(temporary),
             "MODEL_SERVER_TERMINATION_LOG": str(termination_log),
             "MODEL_SERVER_ADAPTER_STORE": str(self._directory / f"store-{number}"),
             "MODEL_SERVER_ADAPTERS_DIR": str(self._directory / f"static-{number}"),
@@ -152,7 +162,7 @@ class ServerFactory:
             process = subprocess.Popen(
                 command, stdout=sink, stderr=subprocess.STDOUT, env=environment | (env or {}), cwd=self._directory
             )
-        server = ServerProcess(process, port, log, termination_log)
+        server = ServerProcess(process, port, log, termination_log, temporary)
         self._servers.append(server)
         return server
 
@@ -164,6 +174,7 @@ class ServerFactory:
                 except subprocess.TimeoutExpired:
                     server.process.kill()
                     server.process.wait(10)
+            shutil.rmtree(server.temporary, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from pathlib import Path
 
@@ -57,13 +58,13 @@ def test_removing_a_version_keeps_what_was_pulled(store: AdapterStore, source: P
     assert store.has(V.digest)
 
 
-def test_collect_keeps_what_is_used_and_pulls_under_way(store: AdapterStore, source: Path) -> None:
+def test_a_pull_under_way_is_not_listed(store: AdapterStore, source: Path) -> None:
     under_way = source.parent / ".sha256-new.pull-1"
     under_way.mkdir()
-    store.collect({V.digest})
-    assert store.has(V.digest)
-    store.collect(set())
+    assert store.digests() == [V.digest]
+    store.discard(V.digest)
     assert not store.has(V.digest)
+    assert store.digests() == []
     assert under_way.exists()
 
 
@@ -71,8 +72,25 @@ def test_an_image_is_recalled_only_while_its_content_is_there(store: AdapterStor
     store.remember("r/x:1", V.digest)
     assert store.recall("r/x:1") == V.digest
     assert store.recall("r/x:2") == ""
-    store.collect(set())
+    assert store.last_digest("r/x:1") == V.digest
+    store.discard(V.digest)
     assert store.recall("r/x:1") == ""
+
+
+def test_what_images_were_outlives_the_process(tmp_path: Path, store: AdapterStore) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.remember(f"r/x:{number}", f"sha256:{number}"), range(64)))
+    again = AdapterStore(tmp_path / "store")
+    again.prepare()
+    assert [again.last_digest(f"r/x:{number}") for number in range(64)] == [f"sha256:{n}" for n in range(64)]
+
+
+@pytest.mark.parametrize("junk", ["", "[]", "{", '"x"'])
+def test_a_damaged_list_of_images_is_no_list(tmp_path: Path, store: AdapterStore, junk: str) -> None:
+    (tmp_path / "store" / "known.json").write_text(junk)
+    again = AdapterStore(tmp_path / "store")
+    again.prepare()
+    assert again.last_digest("r/x:1") == ""
 
 
 def test_prepare_clears_versions_and_keeps_pulls(store: AdapterStore, source: Path) -> None:

@@ -41,6 +41,11 @@ KILLED_WORKER = (
         ),
         (Ruins(errors="ValueError: LoRA is not supported for X"), ExitCode.CONFIG_INVALID, "kaito.sh/lora"),
         (Ruins(exit_codes=(-11,)), ExitCode.ENGINE_FAILED, "SIGSEGV"),
+        (
+            Ruins(errors="RuntimeError: cancelled", exit_codes=(1, -9), oom_kills=0, while_serving=True),
+            ExitCode.ENGINE_FAILED,
+            "SIGKILL; the last error is RuntimeError: cancelled",
+        ),
         (Ruins(exit_codes=(0, 3)), ExitCode.ENGINE_FAILED, "status 3"),
         (Ruins(), ExitCode.ENGINE_FAILED, "no reason"),
         (Ruins(errors="KeyError: 'x'", while_serving=True), ExitCode.ENGINE_FAILED, "while serving: KeyError: 'x'"),

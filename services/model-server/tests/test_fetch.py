@@ -97,6 +97,19 @@ async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
         yield running
 
 
+async def test_a_data_set_is_not_looked_at_as_weights(
+    registry: DockerRegistry, tmp_path: Path, push: PushImage
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "hello"}\n')
+    reference = f"{registry.host}/team/rows:1"
+    await push(reference, {"data/rows.jsonl": rows})
+    fetch = Fetch(tmp_path, f"oci://{reference}#data", "--data", "--plain-http", registry.host)
+    assert fetch.end() == 0, fetch.errors
+    assert fetch.names() == {"rows.jsonl"}
+    assert fetch.report()["message"] == "the data set is in place"
+
+
 async def push_image(registry: DockerRegistry, model: Path, push: PushImage, tag: str = "1") -> str:
     """Push an image that has the model in /models/phi, as ordinary image builds make them."""
     reference = f"{registry.host}/kaito/phi:{tag}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kaito_local.pytest_plugin import ApiServer, run_apart
+from kaito_local.pytest_plugin import ApiServer, run_apart, temporary_namespace
 
 if TYPE_CHECKING:
     from conftest import PushImage, ServerProcess
@@ -134,9 +134,20 @@ def stack(
     folder = tmp_path_factory.mktemp("hotload")
     registry = Registry(folder, a_port())
     registry.start()
-    namespace = f"hotload-{uuid.uuid4().hex[:8]}"
-    run_apart(apiserver.kubectl("create", "namespace", namespace))
-    made = Stack(apiserver, namespace, registry, folder, tiny_model)
+    with temporary_namespace(apiserver) as namespace:
+        made = Stack(apiserver, namespace, registry, folder, tiny_model)
+        factory = server_factory(folder)
+        try:
+            made.server = serve(made, factory)
+            yield made
+        finally:
+            factory.close()
+            registry.stop()
+
+
+def serve(made: Stack, factory: Any) -> ServerProcess:
+    """Makes the Workspace and the pod that the server belongs to, and starts it."""
+    namespace = made.namespace
     workspace = {
         "apiVersion": "kaito.sh/v1beta1",
         "kind": "Workspace",
@@ -151,11 +162,7 @@ def stack(
         "spec": {"containers": [{"name": "model-server", "image": "none"}], "automountServiceAccountToken": False},
     }
     made.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [workspace, pod]}))
-    factory = server_factory(folder)
-    made.server = start(made, factory)
-    yield made
-    factory.close()
-    registry.stop()
+    return start(made, factory)
 
 
 def start(stack: Stack, factory: Any) -> ServerProcess:

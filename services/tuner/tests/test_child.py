@@ -15,6 +15,7 @@ from tuner.config.recipe import Method, Recipe
 from tuner.events import Event, Failed, Note, Saved, Stepped
 from tuner.exits import ExitCode, FatalError
 from tuner.job import Job
+from tuner.launch import ranks
 from tuner.schedule import Batch
 from tuner.verdict import Again, verdict
 
@@ -149,13 +150,70 @@ def test_the_child_knows_no_secrets_and_no_cluster() -> None:
         "KUBECONFIG": "k",
         "HF_HUB_OFFLINE": "0",
     }
-    given = child.environment(own)
+    given = child.environment(own, threads=3)
+    assert given["OMP_NUM_THREADS"] == "3"
+    assert child.environment({"OMP_NUM_THREADS": "7"}, threads=3)["OMP_NUM_THREADS"] == "7"
     assert {name: given[name] for name in ("PATH", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")} == {
         "PATH": "/bin",
         "CUDA_VISIBLE_DEVICES": "0",
         "HF_HUB_OFFLINE": "1",
     }
     assert not {"KUBERNETES_SERVICE_HOST", "HF_TOKEN", "POD_NAME", "KUBECONFIG"} & set(given)
+
+
+def test_of_several_processes_the_one_that_tells_most_is_believed() -> None:
+    told = Failed(code=int(ExitCode.INTERRUPTED), message="stopped")
+    assert child.telling([]) is None
+    assert child.telling([told, NAN]) == NAN
+    assert child.telling([NAN, told, OOM]) == OOM
+    assert child.telling([told]) == told
+
+
+async def test_a_process_that_is_not_the_first_says_why_it_failed(tmp_path: Path) -> None:
+    script = """
+step(1)
+other = Emitter(job.events, first=False)
+other(Note(message="not heard"))
+other(Failed(code=71, message="the second GPU is full"))
+emit(Failed(code=70, message="connection closed by peer"))
+sys.exit(70)
+"""
+    end, heard = await play(tmp_path, script)
+    assert end.failure == Failed(code=71, message="the second GPU is full")
+    assert not any(isinstance(event, Note) for event in heard)
+
+
+async def test_a_child_that_failed_and_stays_is_killed_within_seconds(tmp_path: Path) -> None:
+    script = "step(1)\nemit(Failed(code=70, message='broken'))\ntime.sleep(300)"
+    async with asyncio.timeout(child.KILL_SECONDS + 30):
+        end, _ = await play(tmp_path, script, Deadlines(load=300, step=300, grace=30))
+    assert (end.failure, end.hung) == (Failed(code=70, message="broken"), False)
+
+
+async def test_the_launcher_ends_all_processes_when_one_fails(tmp_path: Path) -> None:
+    """The real launcher with the real child: a job that cannot be read fails each of them."""
+    job = tmp_path / "job.json"
+    job.write_text("{}")
+    process = await asyncio.create_subprocess_exec(
+        *child.command(2, job), stderr=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    _, log = await process.communicate()
+    assert process.returncode == 1
+    assert b"ValidationError" in log
+
+
+def test_each_rank_knows_its_place() -> None:
+    first, second = ranks({"PATH": "/bin"}, 2, 1234)
+    assert first == {
+        "PATH": "/bin",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1234",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+    }
+    assert (second["RANK"], second["LOCAL_RANK"]) == ("1", "1")
 
 
 OOM = Failed(code=int(ExitCode.OUT_OF_MEMORY), message="oom")
@@ -175,6 +233,7 @@ NAN = Failed(code=int(ExitCode.TRAINING_FAILED), message="the loss became nan")
         (End(status=-6, hung=True), Batch(8, 1), False, 1, None.__class__),
         (End(status=-6, hung=True), Batch(8, 1), False, 0, ExitCode.TRAINING_HUNG),
         (End(status=-9), Batch(8, 1), True, 3, ExitCode.INTERRUPTED),
+        (End(status=143, failure=Failed(code=143, message="x")), Batch(8, 1), False, 1, None.__class__),
         (End(status=0), Batch(8, 1), True, 3, None),
     ],
 )

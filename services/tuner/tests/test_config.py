@@ -120,7 +120,16 @@ def test_values_written_as_text_are_read(body: str, name: str, value: object) ->
         (section("ModelConfig", "torch_dtype: int4"), "lora", "torch_dtype", "must be one of bfloat16"),
         (section("LoraConfig", "use_dora: true"), "lora", "use_dora", "no server can load DoRA"),
         (section("LoraConfig", "bias: all"), "lora", "LoraConfig.bias", "must be none"),
-        (section("LoraConfig", "init_lora_weights: pissa"), "lora", "init_lora_weights", "changes the base model"),
+        (section("LoraConfig", "init_lora_weights: corda"), "lora", "init_lora_weights", "changes the base model"),
+        (section("LoraConfig", "init_lora_weights: pissa"), "qlora", "init_lora_weights", "choose method lora"),
+        (
+            section("LoraConfig", "init_lora_weights: olora, use_rslora: true, rank_pattern: {o_proj: 4}"),
+            "lora",
+            "init_lora_weights",
+            "leave one of them out",
+        ),
+        (section("TrainingArguments", "early_stopping_patience: 0"), "lora", "patience", "greater than 0"),
+        (section("TrainingArguments", "early_stoping_patience: 2"), "lora", "patience", "did you mean early_stopping"),
         (section("LoraConfig", "init_lora_weights: typo"), "lora", "init_lora_weights", "must be true or one of"),
         (section("LoraConfig", "modules_to_save: [lm_head]"), "lora", "modules_to_save", "no server loads"),
         (section("LoraConfig", "r: 0"), "lora", "LoraConfig.r", "greater than 0"),
@@ -154,6 +163,12 @@ def test_all_mistakes_come_back_together() -> None:
 def test_refused_keys_pass_when_they_ask_for_nothing() -> None:
     found = recipe(section("TrainingArguments", "push_to_hub: false, deepspeed: null, fsdp: ''"))
     assert found.training == {}
+
+
+def test_early_stopping_is_ours_and_does_not_reach_trl() -> None:
+    found = recipe(section("TrainingArguments", "early_stopping_patience: 3, early_stopping_threshold: 0.01"))
+    assert (found.patience, found.threshold, found.training) == (3, 0.01, {})
+    assert recipe("").patience is None
 
 
 def test_a_bad_file_ends_the_process_with_every_problem(tmp_path: Path) -> None:

@@ -289,6 +289,66 @@ def test_what_was_trained_is_what_plain_peft_loads(folder: Path, tmp_path: Path,
     assert (expected - untouched).abs().max() > 1.0
 
 
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_that_took_the_base_apart_fits_the_whole_base(folder: Path, tmp_path: Path, init: str) -> None:
+    import torch
+    from peft import PeftModel
+
+    made = recipe(
+        f"training_config: {{ModelConfig: {{torch_dtype: float32}}, LoraConfig: {{init_lora_weights: {init}, r: 8}}, "
+        "TrainingArguments: {max_steps: 3, learning_rate: 1e-3}}",
+        "lora",
+    )
+    run = Run(job(folder, tmp_path, made, chat("What is a Pod?", "Something new.") * 24), Emitter(""))
+    run.execute()
+    trained = run.trainer.model.eval()
+    config = json.loads((tmp_path / "staging" / "adapter_config.json").read_text())
+    assert (config["r"], config["init_lora_weights"]) == (16, True)
+    base = model.load_base(folder, made, CPU).eval()
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad():
+        untouched = base(input_ids=ids).logits
+        found = PeftModel.from_pretrained(base, tmp_path / "staging").eval()(input_ids=ids).logits.log_softmax(-1)
+        expected = trained(input_ids=ids).logits.log_softmax(-1)
+    top = expected.topk(20).indices
+    assert (expected - found).gather(2, top).abs().max() < 1e-3
+    assert (found - untouched.log_softmax(-1)).abs().max() > 0.1
+
+
+def test_training_ends_early_when_the_held_out_loss_stays(folder: Path, tmp_path: Path) -> None:
+    text = (
+        "training_config: {TrainingArguments: {max_steps: 8, save_steps: 1, eval_steps: 1, learning_rate: 1e-3, "
+        "early_stopping_patience: 2, early_stopping_threshold: 100}%s}"
+    )
+    rows = chat("What is a Pod?", "Something new.") * 24
+    run = Run(job(folder, tmp_path, recipe(text % ""), rows), Emitter(""))
+    run.execute()
+    report = json.loads((tmp_path / "staging" / "training_report.json").read_text())
+    assert report["metrics"]["steps"] == 3
+    assert report["ended"].startswith("It ended after step 3 of 8")
+    assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-3")
+    nothing_held_out = recipe(text % ", DatasetConfig: {train_test_split: 1}")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(FatalError, match="needs held-out samples"):
+        Run(job(folder, other, nothing_held_out, rows), Emitter("")).execute()
+
+
+def test_the_model_takes_the_memory_that_was_predicted(folder: Path, tmp_path: Path) -> None:
+    """Exact for what the model itself holds: base, adapter, gradients, optimizer."""
+    from tuner.memory import predict
+
+    for method in ("lora", "qlora"):
+        made = recipe("training_config: {TrainingArguments: {max_steps: 1}}", method)
+        place = tmp_path / method
+        place.mkdir()
+        run = Run(job(folder, place, made, chat("What is a Pod?", "Something new.") * 24), Emitter(""))
+        run.execute()
+        shapes, precision = model.shapes(run.trainer.model, made)
+        parts = predict(shapes, precision, 1, recomputed=False)
+        assert model.held_bytes(run.trainer) == pytest.approx(parts.model, rel=0.01)
+
+
 def test_a_loss_that_is_no_number_ends_the_training_with_its_reason(folder: Path, tmp_path: Path) -> None:
     made = recipe(
         "training_config: {ModelConfig: {torch_dtype: float32}, TrainingArguments: {max_steps: 8, learning_rate: 1e30, "

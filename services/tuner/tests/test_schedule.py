@@ -107,3 +107,16 @@ def test_nothing_held_out_is_nothing_evaluated() -> None:
     made = arguments(recipe(), Batch(8, 1), CPU, Counts(train=80, held_out=0), padding_free=True)
     assert made["eval_strategy"] == "no"
     assert (made["learning_rate"], made["lr_scheduler_type"], made["warmup_steps"]) == (2e-4, "cosine", 0.03)
+
+
+def test_early_stopping_keeps_the_best_checkpoint() -> None:
+    made = arguments(
+        Recipe(method=Method.LORA, patience=2), Batch(8, 1), CPU, Counts(train=80, held_out=4), padding_free=True
+    )
+    assert made["load_best_model_at_end"]
+    assert (made["metric_for_best_model"], made["greater_is_better"], made["save_total_limit"]) == (
+        "eval_loss",
+        False,
+        2,
+    )
+    assert made["save_steps"] == made["eval_steps"]

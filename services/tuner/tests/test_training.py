@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest_asyncio
 from kaito_api.report import Report, decode
 from kaito_local.demo_model.artifact import trained_model
 from kaito_local.demo_model.questions import load_pairs
+from kaito_oci.testing.docker_registry import docker_registry
 from kubecore.testing.asserts import eventually
 from tuner import checkpoints
 from tuner.result import TrainingReport
@@ -186,12 +188,9 @@ class TestKilledAndResumed:
         assert {path.name: path.stat().st_mtime_ns for path in tuning.output.iterdir()} == before
 
 
-async def test_sigterm_leaves_a_checkpoint_and_the_next_pod_goes_on(tmp_path: Path) -> None:
-    tuning = Tuning(tmp_path, await trained_model())
-    (tmp_path / "config.yaml").write_text(CONFIG.replace(f"save_steps: {SAVE_STEPS}", "save_steps: 1000"))
-    process = await tuning.start("--metrics-port", "0")
-    first_save = tuning.output / ".checkpoints"
-    await eventually(lambda: child_of(process.pid) is not None and (tmp_path / "work").exists(), timeout=60)
+async def stopped_in_a_step(tuning: Tuning, *more: str) -> list[str]:
+    """Start, send SIGTERM while it trains, and return the names of the whole checkpoints that are left."""
+    process = await tuning.start(*more)
     # The child tells the supervisor of its first step through the last word only at the end, so wait for the log.
     assert process.stderr is not None
     head = b""
@@ -201,16 +200,48 @@ async def test_sigterm_leaves_a_checkpoint_and_the_next_pod_goes_on(tmp_path: Pa
         while b'"step":' not in head:
             head += await process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    assert await tuning.end(process) == 143
+    assert await tuning.end(process) == 143, tuning.log
     assert tuning.last_word().reason == "Interrupted"
-    kept = [path.parent.name for path in first_save.glob(f"*/{checkpoints.MANIFEST}")]
-    assert len(kept) == 1
-    assert tuning.last_word().tuning is not None
+    return [path.parent.name for path in (tuning.output / ".checkpoints").glob(f"*/{checkpoints.MANIFEST}")]
 
-    process = await tuning.start("--dry-run")
-    assert await tuning.end(process) == 0, tuning.log
-    assert "would take about" in tuning.last_word().message
-    assert [path.parent.name for path in first_save.glob(f"*/{checkpoints.MANIFEST}")] == kept
+
+async def test_sigterm_leaves_a_checkpoint_and_the_next_pod_goes_on(tmp_path: Path) -> None:
+    """The next pod is on another node: of the first one it finds nothing but what lies in the registry."""
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "tuning").mkdir()
+    tuning = Tuning(tmp_path / "tuning", await trained_model())
+    (tuning.folder / "config.yaml").write_text(CONFIG.replace(f"save_steps: {SAVE_STEPS}", "save_steps: 1000"))
+    async with docker_registry(tmp_path / "registry") as registry:
+        image = ("--checkpoint-image", f"{registry.host}/a:v1-ckpt", "--plain-http-registry", registry.host)
+        kept = await stopped_in_a_step(tuning, *image)
+        assert len(kept) == 1
+        assert tuning.last_word().tuning is not None
+
+        process = await tuning.start("--dry-run")
+        assert await tuning.end(process) == 0, tuning.log
+        assert "would take about" in tuning.last_word().message
+        assert [path.name for path in (tuning.output / ".checkpoints").glob("checkpoint-*")] == kept
+
+        shutil.rmtree(tuning.output)
+        shutil.rmtree(tuning.folder / "work")
+        process = await tuning.start(*image)
+        assert await tuning.end(process) == 0, tuning.log
+        began = [line["detail"] for line in tuning.lines("state") if line["state"] == "Training"]
+        assert began[0].startswith(f"goes on after step {kept[0].removeprefix('checkpoint-')}, ")
+
+        weights = (tuning.output / "adapter_model.safetensors").read_bytes()
+        shutil.rmtree(tuning.output)
+        process = await tuning.start(*image)
+        assert await tuning.end(process) == 0, tuning.log
+        assert "an earlier pod finished the adapter" in tuning.last_word().message
+        assert (tuning.output / "adapter_model.safetensors").read_bytes() == weights
+
+
+async def test_two_processes_stop_after_the_same_step(tmp_path: Path) -> None:
+    tuning = Tuning(tmp_path, await trained_model())
+    (tmp_path / "config.yaml").write_text(CONFIG.replace(f"max_steps: {STEPS}", "max_steps: 2000"))
+    kept = await stopped_in_a_step(tuning, "--processes", "2")
+    assert kept
 
 
 async def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:

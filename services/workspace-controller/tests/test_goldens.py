@@ -21,7 +21,11 @@ from workspace_controller.inference import plan_inference
 from workspace_controller.inference_config import CONFIG_KEY, ConfigSource
 from workspace_controller.manifest import Manifest
 from workspace_controller.nodes import plan_nodes
-from workspace_controller.settings import ClaimApi, Settings
+from workspace_controller.observed import Observed
+from workspace_controller.settings import ClaimApi, Settings, TuningSettings
+from workspace_controller.tuning import plan_tuning
+from workspace_controller.tuning.config import CONFIG_KEY as TRAINING_KEY
+from workspace_controller.tuning.run import present_run
 from workspace_controller.validation import validate
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -31,6 +35,16 @@ LOCAL = Settings(
     plain_http_hosts=frozenset({"10.0.0.1:5000"}),
     engine_override="cpu",
     engine_images={"cpu": "kaito.local/model-server@sha256:" + "c" * 64},
+)
+TUNING_LOCAL = msgspec.structs.replace(
+    LOCAL,
+    tuning=TuningSettings(
+        images={"cpu": "kaito.local/tuner@sha256:" + "d" * 64},
+        packager_image="kaito.local/adapter-packager@sha256:" + "e" * 64,
+        cpu="2",
+        memory="4Gi",
+        data_hosts=("10.0.0.1:8000",),
+    ),
 )
 CASES: dict[str, Settings] = {
     "adapters": Settings(),
@@ -42,9 +56,20 @@ CASES: dict[str, Settings] = {
     "phi-3-on-v100": Settings(),
     "phi-4-on-two-a10": Settings(),
     "template": Settings(),
+    "tuning-dry-run": Settings(),
+    "tuning-four-gpus-to-a-volume": Settings(),
+    "tuning-local-mode": TUNING_LOCAL,
+    "tuning-phi-3-qlora": Settings(),
     "volume-weights": Settings(),
 }
-CONFIG = ConfigSource(found=True, data={CONFIG_KEY: "vllm:\n  max-model-len: 4096\n"})
+TUNING = sorted(name for name in CASES if name.startswith("tuning"))
+CONFIG = ConfigSource(
+    found=True,
+    data={
+        CONFIG_KEY: "vllm:\n  max-model-len: 4096\n",
+        TRAINING_KEY: "training_config:\n  LoraConfig: {r: 32}\n",
+    },
+)
 
 
 def byo_node() -> Node:
@@ -63,10 +88,13 @@ def byo_node() -> Node:
 def planned(given: dict[str, Any], catalog: Catalog, settings: Settings) -> tuple[Manifest, ...]:
     workspace = msgspec.convert(given, Workspace)
     nodes = [byo_node()] if workspace.resource is not None and not workspace.resource.instance_type else []
-    config = CONFIG if workspace.inference is not None and workspace.inference.config else None
+    config = CONFIG if (workspace.inference or workspace.tuning).config else None
     verdict = validate(workspace, catalog, settings, config=config, nodes=nodes)
     assert verdict.sizing is not None, verdict.errors
     claims = plan_nodes(workspace, nodes, [], verdict.sizing, settings, NOW).creates
+    if workspace.tuning is not None:
+        run = present_run(Observed(workspace=workspace, config=config)).name
+        return (*claims, *plan_tuning(workspace, config, verdict.sizing, settings, run=run, revision=3))
     return (*claims, *plan_inference(workspace, config, verdict.sizing, settings, revision=3))
 
 
@@ -99,7 +127,7 @@ def test_every_golden_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"template", "node-disk-weights"}))
 def test_pods_of_presets_keep_the_restricted_pod_security_standard(name: str) -> None:
-    pods = [d["spec"]["template"]["spec"] for d in documents(name) if d["kind"] == "StatefulSet"]
+    pods = [d["spec"]["template"]["spec"] for d in documents(name) if d["kind"] in {"StatefulSet", "Job"}]
     assert pods
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -119,7 +147,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_volume_is_mounted_and_every_mount_has_a_volume(name: str) -> None:
     for document in documents(name):
-        if document["kind"] != "StatefulSet" or name == "template":
+        if document["kind"] not in {"StatefulSet", "Job"} or name == "template":
             continue
         pod = document["spec"]["template"]["spec"]
         containers = pod["containers"] + pod.get("initContainers", [])
@@ -135,3 +163,62 @@ def test_an_image_adapter_does_not_touch_the_pods(catalog: Catalog) -> None:
     after = planned(given, catalog, Settings())
     changed = [new.resource.kind for old, new in zip(before, after, strict=True) if old != new]
     assert changed == ["Role"]
+
+
+def job_of(name: str) -> dict[str, Any]:
+    (found,) = [document for document in documents(name) if document["kind"] == "Job"]
+    return found["spec"]
+
+
+def containers_of(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_every_container_of_a_job_has_requests_and_limits(name: str) -> None:
+    for container in containers_of(job_of(name)["template"]["spec"]):
+        resources = container["resources"]
+        assert {"cpu", "memory"} <= set(resources["requests"]) & set(resources["limits"]), container["name"]
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_the_push_secret_reaches_the_packager_alone(name: str) -> None:
+    """Neither as a volume, nor through the rights of the pod's ServiceAccount."""
+    pod = job_of(name)["template"]["spec"]
+    volumes = [volume["name"] for volume in pod["volumes"] if "secret" in volume]
+    holders = {c["name"] for c in containers_of(pod) for m in c["volumeMounts"] if m["name"] in volumes}
+    assert holders <= {"adapter-packager", "adapter-packager-check"}
+    secrets = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
+    rules = next(document for document in documents(name) if document["kind"] == "Role")["rules"]
+    readable = {secret for rule in rules if rule["resources"] == ["secrets"] for secret in rule["resourceNames"]}
+    assert not readable & set(secrets)
+    for container in containers_of(pod):
+        assert not [entry for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
+
+
+ORDERS = {
+    "tuning-dry-run": ["adapter-packager-check", "weights", "tuner"],
+    "tuning-four-gpus-to-a-volume": ["weights", "data", "tuner"],
+    "tuning-local-mode": ["adapter-packager-check", "weights", "tuner", "adapter-packager"],
+    "tuning-phi-3-qlora": ["adapter-packager-check", "weights", "tuner", "adapter-packager"],
+}
+
+
+@pytest.mark.parametrize(("name", "order"), ORDERS.items(), ids=ORDERS.keys())
+def test_the_order_is_kubelet_s(name: str, order: list[str]) -> None:
+    pod = job_of(name)["template"]["spec"]
+    assert [container["name"] for container in containers_of(pod)] == order
+    assert pod["restartPolicy"] == "Never"
+    limited = [
+        r["onExitCodes"]["containerName"] for r in job_of(name)["podFailurePolicy"]["rules"] if "onExitCodes" in r
+    ]
+    assert sorted(limited) == sorted(order)
+
+
+def test_processes_and_threads_follow_the_machine() -> None:
+    tuner = containers_of(job_of("tuning-four-gpus-to-a-volume")["template"]["spec"])[-1]
+    assert tuner["command"][tuner["command"].index("--processes") + 1] == "4"
+    assert {"name": "OMP_NUM_THREADS", "value": "23"} in tuner["env"]  # 95 processors for four processes
+    local = containers_of(job_of("tuning-local-mode")["template"]["spec"])[2]
+    assert local["command"][local["command"].index("--processes") + 1] == "1"
+    assert {"name": "OMP_NUM_THREADS", "value": "2"} in local["env"]

@@ -254,6 +254,16 @@ def test_bring_your_own_without_a_node_names_the_cheapest_machine(world: World, 
     assert "Standard_NC6s_v3 (1 node at about 3.06 USD an hour), the cheapest that fits" in plan.blocked.message
 
 
+def test_bring_your_own_names_whose_the_nodes_are(world: World, workspace: MakeWorkspace, node: MakeNode) -> None:
+    theirs = {"apps": "phi", labels.WORKSPACE: "other", labels.WORKSPACE_NAMESPACE: "red"}
+    plan = world.plan(workspace(BYO), [node("a", theirs)])
+    assert plan.worker_nodes == ()
+    assert plan.blocked is not None
+    assert plan.blocked.reason is Reason.NOT_ENOUGH_NODES
+    assert "0 of 1 node(s) with apps=phi can be used" in plan.blocked.message
+    assert "a serves Workspace red/other: label another node" in plan.blocked.message
+
+
 def test_bring_your_own_counts_and_checks(world: World, workspace: MakeWorkspace, node: MakeNode) -> None:
     gpu = {
         "apps": "phi",
@@ -275,7 +285,7 @@ def test_bring_your_own_counts_and_checks(world: World, workspace: MakeWorkspace
     assert plan.worker_nodes == ("a",)
     assert plan.blocked is not None
     assert plan.blocked.reason is Reason.NOT_ENOUGH_NODES
-    for words in ("1 of 2", "b is not Ready", "c is cordoned", "d offers 0 of 1"):
+    for words in ("1 of 2", "b is not Ready", "c is cordoned", "d offers 0 of 1", "e serves Workspace else/somebody"):
         assert words in plan.blocked.message
     plan = world.plan(wanted, [*nodes, node("f", gpu)])
     assert plan.blocked is None

@@ -17,11 +17,12 @@ from kaito_api.meta import Condition
 from kaito_api.nodeclaim import NodeClaim
 from kaito_api.report import AdapterReport, EngineReport, Report, encode
 from kaito_api.workspace import AdapterSpec
-from kaito_api.workspace_status import CostEstimate, PhaseStatus, PlanStatus, WorkspaceStatus
+from kaito_api.workspace_status import CostEstimate, EnginePlan, PhaseStatus, PlanStatus, WorkspaceStatus
 from workspace_controller.claims import views
 from workspace_controller.nodes import Blocked, NodePlan
 from workspace_controller.status import with_error
 from workspace_controller.status.adapters import fold_adapters, judge_adapters
+from workspace_controller.status.facts import with_facts
 from workspace_controller.status.finding import Finding
 from workspace_controller.status.inference import judge_inference
 from workspace_controller.status.patch import status_patch
@@ -113,7 +114,7 @@ def serving(*adapters: AdapterReport) -> Pod:
 
 def test_adapters_are_the_spec_s_then_what_drains() -> None:
     reported = (
-        AdapterReport(name="b", state="Ready", digest="sha256:1", load_seconds=0.25),
+        AdapterReport(name="b", image="registry.local/b:1", state="Ready", digest="sha256:1", load_seconds=0.25),
         AdapterReport(name="old", state="Draining"),
         AdapterReport(name="c", state="Invented"),
     )
@@ -137,16 +138,64 @@ def test_adapters_are_the_spec_s_then_what_drains() -> None:
 )
 def test_adapters_condition(states: list[str], expected: tuple[bool, str] | None) -> None:
     specs = [spec(str(number)) for number in range(len(states))]
-    reports = [AdapterReport(name=str(number), state=state) for number, state in enumerate(states)]
+    reports = [
+        AdapterReport(name=name, image=f"registry.local/{name}:1", state=state)
+        for name, state in zip(map(str, range(len(states))), states, strict=True)
+    ]
     found = judge_adapters(specs, fold_adapters(specs, [serving(*reports)]))
     assert (found and (found.ok, found.reason)) == expected
 
 
-def test_only_pod_zero_counts_for_adapters() -> None:
-    zero = serving(AdapterReport(name="a", state="Ready"))
-    one = pod("phi-1", report=Report(state="Ready", at=NOW, adapters=[AdapterReport(name="a", state="Failed")]))
-    (found,) = fold_adapters([spec("a")], [one, zero])
-    assert found.state == "Ready"
+def replica(number: int, state: str = "Ready") -> Pod:
+    entry = AdapterReport(name="a", image="registry.local/a:1", state=state, strength="1", digest="sha256:1")
+    return pod(f"phi-{number}", ready=True, report=Report(state="Ready", at=NOW, adapters=[entry]))
+
+
+def test_only_pod_zero_counts_where_a_model_spans_nodes() -> None:
+    (found,) = fold_adapters([spec("a")], [replica(1, "Failed"), replica(0)], spans_nodes=True)
+    assert (found.state, found.pods, found.ready_pods) == ("Ready", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "state", "ready", "words"),
+    [
+        ({}, "Ready", 10, ""),
+        ({"state": "Failed", "reason": "WrongBaseModel", "message": "no"}, "Failed", 9, "phi-7: no"),
+        ({"state": "Loading"}, "Loading", 9, ""),
+        ({"strength": "0.5"}, "Loading", 9, ""),
+        ({"image": "registry.local/a:0"}, "Loading", 9, ""),
+        ({"digest": "sha256:2"}, "Loading", 10, "different contents"),
+        ({"name": "b"}, "Pending", 9, ""),
+    ],
+)
+def test_ten_pods_are_ready_together(odd: dict[str, Any], state: str, ready: int, words: str) -> None:
+    entries = [AdapterReport(name="a", image="registry.local/a:1", state="Ready", strength="1", digest="sha256:1")] * 10
+    entries[7] = msgspec.structs.replace(entries[7], **odd)
+    pods = [
+        pod(f"phi-{number}", report=Report(state="Ready", at=NOW, adapters=[entry]))
+        for number, entry in enumerate(entries)
+    ]
+    found = fold_adapters([spec("a")], pods)[0]
+    assert (found.state, found.pods, found.ready_pods) == (state, 10, ready)
+    assert words in found.message
+
+
+def test_what_the_init_container_found_shows_until_the_server_speaks() -> None:
+    refused = AdapterReport(name="a", state="Failed", reason="RankTooHigh", message="too high")
+    early = pod("phi-0")
+    text = encode(Report(state="Pulling", at=NOW, adapters=[refused])).decode()
+    early.metadata.annotations[labels.report_annotation("weights")] = text
+    assert fold_adapters([spec("a")], [early])[0].reason == "RankTooHigh"
+
+
+def test_the_plan_shows_what_the_engine_runs_with() -> None:
+    plan = PlanStatus(engine=EnginePlan(dtype="bfloat16", max_model_len=4096))
+    said = Report(state="Ready", at=NOW, engine=EngineReport(dtype="float16", max_model_len=2048))
+    shown = with_facts(plan, [pod(report=said)])
+    assert shown is not None
+    assert shown.engine == EnginePlan(dtype="float16", max_model_len=2048)
+    assert with_facts(plan, [pod()]) == plan
+    assert with_facts(None, []) is None
 
 
 def test_phases_end_once(workspace: Any) -> None:

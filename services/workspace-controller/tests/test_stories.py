@@ -7,6 +7,7 @@ out on the world before the next step. After every step the plan is made once mo
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,10 @@ import pytest
 import yaml
 
 from kaito_api import labels
-from kaito_api.core import ControllerRevision, Node, Pod, StatefulSet
+from kaito_api.core import ControllerRevision, Job, Node, Pod, StatefulSet
 from kaito_api.meta import Key
 from kaito_api.nodeclaim import NodeClaim
-from kaito_api.resources import STATEFULSETS
+from kaito_api.resources import JOBS, STATEFULSETS
 from kaito_api.workspace import Workspace
 from workspace_controller.catalog import Catalog
 from workspace_controller.decision import Decision, Finalizer
@@ -30,6 +31,7 @@ from workspace_controller.manifest import Manifest
 from workspace_controller.observed import ChildId, Observed
 from workspace_controller.plan import plan
 from workspace_controller.settings import Settings
+from workspace_controller.tuning.config import CONFIG_KEY as TRAINING_KEY
 
 STORIES = Path(__file__).parent / "stories"
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -109,6 +111,44 @@ class World:
             content = msgspec.to_builtins(statefulset)
             content["status"] = {"observedGeneration": statefulset.metadata.generation, "readyReplicas": int(ready)}
             self._put(STATEFULSETS.plural, msgspec.convert(content, StatefulSet))
+
+    def do_job(self, status: dict[str, Any] | None) -> None:
+        """Let the Job have this status; `Complete` and `Failed` are conditions. None: somebody deletes it."""
+        if status is None:
+            self._drop(ChildId(JOBS.plural, "phi"))
+            return
+        content = msgspec.to_builtins(self.observed.children[ChildId(JOBS.plural, "phi")])
+        status = dict(status)
+        ends = [{"type": t, "status": "True", "message": status.pop(t)} for t in ("Complete", "Failed") if t in status]
+        content["status"] = {**status, "conditions": ends}
+        self._put(JOBS.plural, msgspec.convert(content, Job))
+
+    def do_job_pod(self, given: dict[str, Any]) -> None:
+        """Let a pod of the Job be there: name, reports by container, and the state of each container in its order."""
+        job = self.observed.children[ChildId(JOBS.plural, "phi")]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "phi", "uid": job.metadata.uid, "controller": True}
+        said = {labels.report_annotation(name): json.dumps(text) for name, text in given.get("reports", {}).items()}
+        metadata = {"name": given["name"], "namespace": "team", "annotations": said, "ownerReferences": [owner]}
+        metadata["creationTimestamp"] = self.now.isoformat()
+        states = [{"name": name, "state": state} for name, state in given.get("containers", {}).items()]
+        status = {
+            "phase": given.get("phase", "Running"),
+            "initContainerStatuses": states,
+            "reason": given.get("reason", ""),
+        }
+        spec = {"nodeName": next(iter(self.observed.nodes)).metadata.name}
+        pod = msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, Pod)
+        others = [other for other in self.observed.pods if other.metadata.name != pod.metadata.name]
+        self.change(pods=(*others, pod))
+
+    def do_training(self, text: str | None) -> None:
+        self.change(config=ConfigSource(found=text is not None, data={TRAINING_KEY: text} if text is not None else {}))
+
+    def do_rival(self, name: str | None) -> None:
+        self.change(output_rival=Key("team", name) if name else None)
+
+    def do_annotate(self, annotations: dict[str, str]) -> None:
+        self.metadata(annotations=annotations)
 
     def do_stranger(self, plural: str) -> None:
         """Let somebody else own the object of that kind named phi, or (with a minus) remove it."""
@@ -234,6 +274,7 @@ def summary(decision: Decision) -> dict[str, Any]:
             "conditions": {str(c.type): f"{c.status} {c.reason}: {c.message}" for c in status.conditions},
             "phases": [f"{p.name} {'done' if p.finished_at else 'goes on'}" for p in status.phases],
             "adapters": [f"{a.name} {a.state}" for a in status.adapters],
+            "tuning": {k: v for k, v in msgspec.to_builtins(status.tuning).items() if v} if status.tuning else {},
         }
     parts = {
         "finalizer": decision.finalizer.value if decision.finalizer is not Finalizer.KEEP else "",
@@ -269,7 +310,10 @@ def test_story(story: str, catalog: Catalog, settings: Settings, workspace: Call
         answers.append({**step, "decides": summary(decision)})
         again = plan(world.observed, catalog, settings, world.now)
         unfinished = summary(again).keys() - {"requeue_after"}
-        if world.observed.workspace.metadata.finalizers and not decision.deletes:
+        goes_on = (
+            decision.requeue_after is not None and decision.requeue_after < 1
+        )  # it asks to be called again at once
+        if world.observed.workspace.metadata.finalizers and not decision.deletes and not goes_on:
             assert not unfinished, f"step {len(answers)} is not stable: {summary(again)}"
     if os.environ.get("UPDATE_GOLDENS"):
         dumper = yaml.SafeDumper

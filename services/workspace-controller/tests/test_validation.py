@@ -212,6 +212,13 @@ BAD: dict[str, tuple[str, str, Reason, str]] = {
         Reason.SPEC_INVALID,
         "from 0 to 1",
     ),
+    "strength with the annotation": (
+        "{metadata: {annotations: {kaito.sh/allow-adapter-strength-above-one: 'true'}}, "
+        "inference: {adapters: [{source: {name: a, image: b}, strength: '4.5'}]}}",
+        "inference.adapters[0].strength",
+        Reason.SPEC_INVALID,
+        "from 0 to 4",
+    ),
     "strength that is no number": (
         "{inference: {adapters: [{source: {name: a, image: b}, strength: 'NaN'}]}}",
         "inference.adapters[0].strength",

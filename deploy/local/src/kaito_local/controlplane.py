@@ -20,6 +20,12 @@ from kaito_local.processes import Process, ProcessTable, must_stay_alive
 
 _START_TIMEOUT = 120.0  # 9 s on idle cores; the cores may be shared
 _CRD_FOLDER = REPOSITORY / "crds"
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -45,14 +51,17 @@ class ControlPlane:
         address: str = "127.0.0.1",
         service_cidr: str = "10.202.0.0/16",
         nodes: bool = False,
+        audit: bool = False,
     ) -> None:
-        """Starts nothing yet."""
+        """Starts nothing yet. With `audit` every request of a ServiceAccount is one JSON line in `audit_log`."""
         self.state_dir = state_dir
         self.processes = ProcessTable(state_dir)
         self.kubeconfig = state_dir / "admin.kubeconfig"
         self._address = address
         self._service_cidr = service_cidr
         self._nodes = nodes
+        self._audit = audit
+        self.audit_log = state_dir / "audit.log"
         self._endpoints_file = state_dir / "endpoints.json"
 
     @property
@@ -190,7 +199,13 @@ class ControlPlane:
             flags |= {
                 "disable-admission-plugins": "ServiceAccount,TaintNodesByCondition",
                 "endpoint-reconciler-type": "none",
+                # Some distributions enforce who may name an owner that blocks deletion: what is run here holds there too.
+                "enable-admission-plugins": "NodeRestriction,OwnerReferencesPermissionEnforcement",
             }
+        if self._audit:
+            policy = self.state_dir / "audit-policy.json"
+            policy.write_bytes(msgspec.json.encode(_AUDIT_POLICY))
+            flags |= {"audit-policy-file": policy, "audit-log-path": self.audit_log}
         return self.processes.start("kube-apiserver", [program, *_flags(flags)], env=_without_proxy())
 
 

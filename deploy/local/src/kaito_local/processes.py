@@ -43,6 +43,18 @@ def log_tail(process: Process, lines: int = 8) -> str:
     return ""
 
 
+def _inheritable() -> list[int]:
+    """Descriptors above stderr that a child would keep: a caller's lock or pipe must not live as long as a daemon."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if (descriptor := int(name)) > 2 and os.get_inheritable(descriptor):
+                found.append(descriptor)
+        except OSError:  # the descriptor of this very listing, closed by now
+            continue
+    return found
+
+
 class ProcessTable:
     """The processes of one state folder, in `processes.json` there."""
 
@@ -76,6 +88,7 @@ class ProcessTable:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
+                *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
             ],
             setsid=True,
         )

@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,8 @@ class ApiServer:
         self.kubeconfig: Path = control_plane.kubeconfig
         self.url: str = control_plane.url
         self.state_dir: Path = control_plane.state_dir
+        self.audit_log: Path = control_plane.audit_log
+        """One JSON line for every answered request of a ServiceAccount."""
 
     async def restart(self) -> None:
         """Ends the apiserver (not etcd) and starts it again on the same port; returns when it is ready."""
@@ -53,7 +56,7 @@ def apiserver() -> Iterator[ApiServer]:
     """A real etcd and kube-apiserver, started once a session (about 10 s) and ended by pid."""
     _sweep()
     state_dir = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{start_time(os.getpid())}-"))
-    control_plane = ControlPlane(state_dir)
+    control_plane = ControlPlane(state_dir, audit=True)
     try:
         run_apart(control_plane.up())
         yield ApiServer(control_plane)
@@ -61,13 +64,25 @@ def apiserver() -> Iterator[ApiServer]:
         run_apart(control_plane.down())
 
 
+@contextmanager
+def temporary_namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A new namespace with a unique name, for a fixture of any scope; it and everything in it are gone afterwards.
+
+    What stays behind would be found by the next test's controllers: all tests of a session share the apiserver.
+    """
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    run_apart(apiserver.kubectl("create", "namespace", name))
+    try:
+        yield name
+    finally:
+        run_apart(NamespacePurger(apiserver.url, apiserver.state_dir / "pki").purge(name))
+
+
 @pytest.fixture
 def namespace(apiserver: ApiServer) -> Iterator[str]:
     """A new namespace with a unique name; it and everything in it are gone after the test."""
-    name = f"test-{uuid.uuid4().hex[:10]}"
-    run_apart(apiserver.kubectl("create", "namespace", name))
-    yield name
-    run_apart(NamespacePurger(apiserver.url, apiserver.state_dir / "pki").purge(name))
+    with temporary_namespace(apiserver) as name:
+        yield name
 
 
 def _sweep() -> None:

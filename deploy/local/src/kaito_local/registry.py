@@ -29,6 +29,12 @@ http:
   addr: {address}
 """
 
+_AUTH = """auth:
+  htpasswd:
+    realm: kaito-local
+    path: {passwords}
+"""
+
 
 class Registry:
     """One registry process on one address of this machine.
@@ -37,8 +43,12 @@ class Registry:
     no other.
     """
 
-    def __init__(self, state_dir: Path, address: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:
+    def __init__(
+        self, state_dir: Path, address: str = "127.0.0.1", port: int = DEFAULT_PORT, htpasswd: str = ""
+    ) -> None:
+        """``htpasswd`` is a line of such a file, with a bcrypt hash: then only that user may pull and push."""
         self._state_dir = state_dir
+        self._htpasswd = htpasswd
         self._processes = ProcessTable(state_dir)
         self.host = f"{address}:{port}"
 
@@ -61,7 +71,12 @@ class Registry:
         data = self._state_dir / "data"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._state_dir / "config.yaml"
-        config.write_text(_CONFIG.format(data=data, address=self.host))
+        text = _CONFIG.format(data=data, address=self.host)
+        if self._htpasswd:
+            passwords = self._state_dir / "htpasswd"
+            passwords.write_text(f"{self._htpasswd}\n")
+            text += _AUTH.format(passwords=passwords)
+        config.write_text(text)
         return self._processes.start("registry", [program, "serve", config])
 
     def _check_free(self) -> None:
@@ -87,6 +102,6 @@ class Registry:
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with session.get(url, timeout=aiohttp.ClientTimeout(total=2)) as response:
-            return response.status == 200
+            return response.status in {200, 401}  # a registry with passwords answers too
     except (aiohttp.ClientError, TimeoutError):
         return False

@@ -335,6 +335,8 @@ def _base_problems(pairs: Pairs, base: Base) -> list[Problem]:
     absent, wrong = [], []
     for module, pair in pairs.items():
         name = module.rpartition(".")[2]
+        if name in _VOCABULARY and not base.vocabulary:
+            continue  # its size is not known
         if name not in shapes:
             absent.append(module)
             continue

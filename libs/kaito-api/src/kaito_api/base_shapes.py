@@ -63,16 +63,16 @@ def base_from_config(name: str, config: Mapping[str, Any]) -> Base:
 
 def base_shapes(base: Base) -> dict[str, Shape] | None:
     """Module name -> (in, out) for the modules that LoRA can wrap; None where the architecture or its sizes are not known."""
-    sizes = (base.layers, base.hidden, base.intermediate, base.heads, base.kv_heads, base.head_dim, base.vocabulary)
+    sizes = (base.layers, base.hidden, base.intermediate, base.heads, base.kv_heads, base.head_dim)
     if 0 in sizes:
         return None
     query, key_value = base.heads * base.head_dim, base.kv_heads * base.head_dim
     shapes = {
         "o_proj": (query, base.hidden),
         "down_proj": (base.intermediate, base.hidden),
-        "lm_head": (base.hidden, base.vocabulary),
-        "embed_tokens": (base.vocabulary, base.hidden),
     }
+    if base.vocabulary:
+        shapes |= {"lm_head": (base.hidden, base.vocabulary), "embed_tokens": (base.vocabulary, base.hidden)}
     if base.architecture in _FUSED:
         # vLLM keeps Phi-3's own fused projections: split names cannot be loaded on them.
         return shapes | {

@@ -98,7 +98,7 @@ class DataDestination(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
 
 
 class AdapterSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A LoRA adapter to serve beside the base model; `strength` is a decimal from 0 to 1, "" means 1."""
+    """A LoRA adapter to serve beside the base model; `strength` is a decimal from 0 to 1 (4 by annotation), "" means 1."""
 
     source: DataSource = DataSource()
     strength: str = ""

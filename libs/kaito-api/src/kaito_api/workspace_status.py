@@ -53,7 +53,10 @@ class AdapterState(StrEnum):
 
 
 class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What serves under one adapter's name. `digest` is the manifest that is loaded, whatever the tag says now."""
+    """What serves under one adapter's name. `digest` is the manifest that is loaded, whatever the tag says now.
+
+    `pods` have reported at all, `ready_pods` of them hold the adapter as the spec wants it.
+    """
 
     name: str
     state: str = ""
@@ -63,6 +66,8 @@ class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     reason: str = ""
     message: str = ""
     load_milliseconds: int = 0
+    pods: int = 0
+    ready_pods: int = 0
 
 
 class PlannedGPU(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -128,10 +133,31 @@ class TuningOutput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     size_bytes: int = 0
 
 
-class TuningStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Progress and result of a tuning run. `attempt` counts pods, from 1; `checkpoint` is the last whole one."""
+class TuningState(StrEnum):
+    """Where a tuning run stands. The last three are final."""
 
+    PENDING = "Pending"
+    CHECKING = "Checking"
+    FETCHING = "Fetching"
+    TRAINING = "Training"
+    SAVING = "Saving"
+    PUSHING = "Pushing"
+    DONE = "Done"
+    DRY_RUN_DONE = "DryRunDone"
+    FAILED = "Failed"
+
+
+class TuningStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Progress and result of a tuning run. `attempt` counts pods, from 1; `checkpoint` is the last whole one.
+
+    `run` says which request it is about: digests of the spec's tuning part and of its configuration. `progress` is the
+    printer column.
+    """
+
+    run: str = ""
     state: str = ""
+    progress: str = ""
+    message: str = ""
     attempt: int = 0
     step: int = 0
     total_steps: int = 0

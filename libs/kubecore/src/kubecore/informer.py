@@ -33,7 +33,11 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event(Generic[T]):
-    """One change of the cache. A deletion has no `new`, an addition no `old`."""
+    """One change of the cache. A deletion has no `new`, an addition no `old`.
+
+    Where `old` is the very object `new`, somebody's change came after our own later write: the cache had it already, but no
+    handler has heard of it.
+    """
 
     type: EventType
     old: T | None

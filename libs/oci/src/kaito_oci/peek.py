@@ -45,6 +45,8 @@ class Peek(msgspec.Struct, frozen=True):
 
     image: Image
     files: dict[str, Start]
+    seen: tuple[str, ...] = ()
+    """Names of the files that were passed on the way, sorted. Not all that there are."""
 
 
 async def peek(
@@ -71,23 +73,28 @@ async def peek(
         lambda client: read_image(client, this_machine(), limits),
     )
     try:
-        return Peek(image, await in_thread(operation, _starts, registry, image.manifest, wanted, path))
+        seen: set[str] = set()
+        files = await in_thread(operation, _starts, registry, image.manifest, wanted, path, seen)
+        return Peek(image, files, tuple(sorted(seen)))
     finally:
         registry.session.close()
 
 
-def _starts(registry: HardenedRegistry, manifest: Manifest, wanted: Mapping[str, Need], path: str) -> dict[str, Start]:
+def _starts(
+    registry: HardenedRegistry, manifest: Manifest, wanted: Mapping[str, Need], path: str, seen: set[str]
+) -> dict[str, Start]:
     found: dict[str, Start] = {}
     folder = clean(path, "the path") if manifest.is_image else ""
     # The last layer is the uppermost: what it has hides what is below.
     for content in reversed(plan(manifest)):
         if content.shape is Shape.FILE:
+            seen.add(content.name)
             if content.name in wanted:
                 found[content.name] = _raw(registry, content, wanted[content.name])
         else:
             missing = {name: need for name, need in wanted.items() if name not in found}
             if missing:
-                found.update(_from_layer(registry, content, missing, folder))
+                found.update(_from_layer(registry, content, missing, folder, seen))
     return found
 
 
@@ -100,7 +107,7 @@ def _raw(registry: HardenedRegistry, content: Content, need: Need) -> Start:
 
 
 def _from_layer(
-    registry: HardenedRegistry, content: Content, wanted: Mapping[str, Need], folder: str
+    registry: HardenedRegistry, content: Content, wanted: Mapping[str, Need], folder: str, seen: set[str]
 ) -> dict[str, Start]:
     found: dict[str, Start] = {}
     stream = BlobStream(registry, content.blob)
@@ -108,6 +115,8 @@ def _from_layer(
         reader = Reader(Bounded(opened(stream, content.compression), content.blob.size, Limits()))
         for entry in reader:
             name = posixpath.relpath(clean(entry.name, "a layer entry") or ".", folder or ".")
+            if entry.kind == FILE and not name.startswith("../"):
+                seen.add(name)
             if entry.kind == FILE and name in wanted:
                 found[name] = Start(_gather(reader.read, entry.size, wanted[name]), entry.size)
             if len(found) == len(wanted) or stream.position + entry.size > _MOST:

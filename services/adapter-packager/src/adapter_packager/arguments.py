@@ -127,6 +127,13 @@ def _pod_options(options: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--push-secret", default="", metavar="NAME", help="Secret of type kubernetes.io/dockerconfigjson"
     )
+    group.add_argument(
+        "--push-secret-folder",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where that Secret is mounted; without it the Secret is read over the API",
+    )
     group.add_argument("--container", default="", metavar="NAME", help="name of this container, for its report")
     group.add_argument(
         "--hold",

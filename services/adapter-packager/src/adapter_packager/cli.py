@@ -16,6 +16,7 @@ from adapter_packager.access import Access
 from adapter_packager.arguments import parse
 from adapter_packager.exits import ExitCode, code_of, reason_of
 from adapter_packager.holding import TROUBLES
+from adapter_packager.mounted_secret import MountedSecret
 from adapter_packager.pod_report import PodReport
 from adapter_packager.terminal import Terminal
 from kaito_api.base_shapes import Base
@@ -68,7 +69,9 @@ async def _session(options: argparse.Namespace) -> AsyncIterator[tuple[Access, P
         yield Access(settings=settings, docker_config=options.docker_config), PodReport(SystemClock(), None, None)
         return
     async with connect(pod, options.container or container) as cluster:
-        access = Access(settings=settings, secrets=cluster, secret_name=options.push_secret)
+        folder_given = options.push_secret_folder
+        secrets = MountedSecret(folder_given) if folder_given is not None else cluster
+        access = Access(settings=settings, secrets=secrets, secret_name=options.push_secret)
         report = PodReport(SystemClock(), cluster.write_report, options.termination_log)
         async with report.running():
             yield access, report

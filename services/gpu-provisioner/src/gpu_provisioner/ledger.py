@@ -25,6 +25,7 @@ class Ledger:
         self._first_seen: dict[str, float] = {}
         self._machine_seen: dict[str, float] = {}
         self._node_missed: dict[str, float] = {}
+        self._awaited: dict[str, float] = {}
         self._machines_listed: dict[str, float] = {}
         self._changed: dict[str, float] = {}
         self._blocked: dict[str, tuple[CloudFailure, float]] = {}
@@ -117,6 +118,10 @@ class Ledger:
         """Since when a claim's machine has had no Node."""
         return self._node_missed.setdefault(provider_id, now)
 
+    def awaited(self, uid: str, now: float) -> float:
+        """Since when the claim has been waiting for a Node though AKS is done."""
+        return self._awaited.setdefault(uid, now)
+
     def forget_machine(self, provider_id: str) -> None:
         """The Node is gone."""
         self._machine_seen.pop(provider_id, None)
@@ -160,5 +165,6 @@ class Ledger:
         outcome = self.outcomes.pop(uid, None)
         if outcome is not None:
             self._node_missed.pop(outcome.provider_id, None)
+        self._awaited.pop(uid, None)
         self.released.discard(uid)
         self.moving.discard(uid)

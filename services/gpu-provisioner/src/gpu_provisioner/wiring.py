@@ -209,18 +209,26 @@ class Provisioner:
 
     def _node_changed(self, event: Event[Node]) -> None:
         node = event.obj
+        # A change that our own write has overtaken in the cache shows the same object twice: it is news all the same.
+        overtaken = event.old is event.new
         if event.new is None:
             self.ledger.forget_machine(node.spec.provider_id)
-        elif event.echo or (event.old is not None and vital(event.old) == vital(event.new)):
+        elif event.echo or (event.old is not None and not overtaken and vital(event.old) == vital(event.new)):
             return
         if event.old is None or event.new is None:
             self.wake_pool(pool_of(node))
-        for claim in self.observer.claims_of_provider(node.spec.provider_id):
+        for claim in (*self.observer.claims_of_provider(node.spec.provider_id), *self._being_bound(node)):
             self.claims.enqueue(claim.key)
         if labels.REGISTERED in node.metadata.labels:
-            if not node.ready or (event.old is not None and not same_health(event.old, node)):
+            if not node.ready or overtaken or (event.old is not None and not same_health(event.old, node)):
                 self.repair.enqueue(EVERYTHING)  # looks at all claims: not for each label
             self.release.enqueue(node.metadata.key)
+
+    def _being_bound(self, node: Node) -> list[ClaimView]:
+        """Claims whose binding to this node is decided but does not stand in the cache yet."""
+        found = self.observer.claims_of_pool(pool_of(node))
+        provider_id = node.spec.provider_id
+        return [c for c in found if not c.provider_id and self.ledger.outcome(c.uid).provider_id == provider_id != ""]
 
     def _pod_changed(self, event: Event[Pod]) -> None:
         if event.new is None or event.new.finished or event.new.metadata.deleting:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from model_server.vllm_compat import EngineClient
 
 SHUTDOWN_SECONDS: Final = 5.0
 """How long the engine's processes get to end after the drain; they are killed after that."""
-_EXIT_CODE_SECONDS: Final = 2.0
+_EXIT_CODE_SECONDS: Final = 10.0
 _EXIT_CODE_PAUSE: Final = 0.02
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class EngineLauncher:
 
     def __init__(self, options: ServeOptions, scratch: Path) -> None:
         self._options = options
+        self._scratch = scratch
         self._log = EngineLog(scratch)
         self._oom_kills = cgroup.oom_kills()
         self.device_name = ""
@@ -47,9 +49,11 @@ class EngineLauncher:
         for name in launch.UNSAFE_ENVIRONMENT:
             os.environ.pop(name, None)
         os.environ.update(launch.ENVIRONMENT)
-        for name, value in launch.ENVIRONMENT_DEFAULTS.items():
+        defaults = launch.ENVIRONMENT_DEFAULTS | {launch.CACHE_VARIABLE: f"{tempfile.gettempdir()}/torchinductor"}
+        for name, value in defaults.items():
             os.environ.setdefault(name, value)
         os.environ.update(self._log.prepare(os.environ.get("VLLM_LOGGING_LEVEL", "INFO")))
+        os.environ.update(launch.scratch_environment(str(self._scratch)))
 
     def plan(self, facts: weights.ModelFacts, config: InferenceConfig) -> argparse.Namespace:
         """Import vLLM, look at the device and settle the arguments. Raises FatalError."""

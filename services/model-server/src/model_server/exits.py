@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     ENGINE_FAILED = 70
     OUT_OF_MEMORY = 71
     ACCESS_DENIED = 72
+    REGISTRY_UNTRUSTED = 73
 
 
 REASONS: Final[dict[ExitCode, str]] = {
@@ -37,6 +38,7 @@ REASONS: Final[dict[ExitCode, str]] = {
     ExitCode.ENGINE_FAILED: Reason.ENGINE_FAILED,
     ExitCode.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
     ExitCode.ACCESS_DENIED: Reason.ACCESS_DENIED,
+    ExitCode.REGISTRY_UNTRUSTED: Reason.REGISTRY_UNTRUSTED,
 }
 
 

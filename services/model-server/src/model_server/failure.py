@@ -75,7 +75,7 @@ def diagnose(ruins: Ruins) -> FatalError:
             "the engine cannot load adapters into this model: set the annotation kaito.sh/lora to disabled",
         )
     when = "while serving" if ruins.while_serving else "at start"
-    cause = cause or _status(ruins.exit_codes) or "it gave no reason"
+    cause = _blame(cause, ruins.exit_codes)
     return FatalError(
         ExitCode.ENGINE_FAILED, f"the engine failed {when}: {cause.rstrip('.')}. The pod's log has the traceback"
     )
@@ -117,8 +117,16 @@ def _killed(what: str) -> FatalError:
     )
 
 
+def _blame(cause: str, codes: Sequence[int]) -> str:
+    """Return why it ended. What others log about a process that got a signal is a consequence of it."""
+    status = _status(codes)
+    if cause and any(code < 0 for code in codes):
+        return f"{status}; the last error is {cause}"
+    return cause or status or "it gave no reason"
+
+
 def _status(codes: Sequence[int]) -> str:
-    bad = [code for code in codes if code != 0]
+    bad = sorted(code for code in codes if code != 0)
     if not bad:
         return ""
     code = bad[0]

@@ -76,6 +76,9 @@ ENVIRONMENT_DEFAULTS: Final = {
 }
 """Set for the engine where the pod says nothing."""
 
+CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
+"""Compiled kernels outlive the process, unlike everything else that the engine writes to its temporary folder."""
+
 MIN_CPU_LORAS: Final = 12
 """Ten adapters (the API's limit) and two that are being drained: traffic must never evict a referenced adapter."""
 
@@ -176,3 +179,11 @@ def _keep_adapters_in_memory(merged: Arguments) -> None:
 def _last(merged: Arguments, key: str) -> str:
     values = merged.get(key, ())
     return values[-1] if values else ""
+
+
+def scratch_environment(folder: str) -> dict[str, str]:
+    """Return the environment with which the engine's processes leave nothing outside of `folder`.
+
+    vLLM never removes its sockets and rendezvous files. The path of a socket may have 107 characters, 37 of them its name.
+    """
+    return {"TMPDIR": folder, "VLLM_RPC_BASE_PATH": folder}

@@ -48,6 +48,10 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True):
     workspace: Key | None
     plain_http: tuple[str, ...]
     pull_secrets: tuple[str, ...]
+    max_rank: int | None = None
+    """Highest rank of an adapter that the engine will take; None: not known here."""
+    data: bool = False
+    """The source is a data set: it is not looked at as weights."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,6 +74,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
             workspace=_workspace(namespace.workspace),
             plain_http=tuple(namespace.plain_http),
             pull_secrets=tuple(namespace.pull_secret),
+            max_rank=namespace.max_lora_rank,
+            data=namespace.data,
         )
     return ServeOptions(
         model=namespace.model,
@@ -102,7 +108,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="model-server", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     _add_serve(commands.add_parser("serve", help="serve a model directory; engine arguments follow --"), environment)
-    _add_fetch(commands.add_parser("fetch", help="put a model's weights into a directory"), environment)
+    _add_fetch(commands.add_parser("fetch", help="put a model's weights, or a data set, into a directory"), environment)
     return parser
 
 
@@ -164,6 +170,8 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
 def _add_fetch(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     parser.add_argument("source", help="oci://REGISTRY/REPOSITORY[:TAG|@DIGEST][#PATH] or hf://ORG/NAME@COMMIT")
     parser.add_argument("--to", type=Path, required=True, help="directory to fill")
+    parser.add_argument("--max-lora-rank", type=int, help="the engine's, for a first look at the Workspace's adapters")
+    parser.add_argument("--data", action="store_true", help="the source is a data set, not weights")
     _add_workspace(parser, environment)
     _add_plain_http(parser, environment)
     parser.add_argument(

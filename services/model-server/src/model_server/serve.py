@@ -82,6 +82,11 @@ async def _serve(options: ServeOptions, termination_log: Path) -> int:
         return int(code)
 
 
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for everything that this run and its engine leave in files. A process of the engine may still write."""
+    return tempfile.TemporaryDirectory(prefix="model-server-", ignore_cleanup_errors=True)
+
+
 class Server:
     """One run of the server."""
 
@@ -93,7 +98,7 @@ class Server:
 
     async def run(self) -> None:
         """Serve until SIGTERM. Raises FatalError."""
-        with tempfile.TemporaryDirectory(prefix="model-server-") as scratch, ExitStack() as starting:
+        with scratch_folder() as scratch, ExitStack() as starting:
             guard = starting.enter_context(StartupGuard(Path(scratch)))
             launcher = EngineLauncher(self._options, Path(scratch))
             facts, config = await asyncio.to_thread(launcher.check_inputs)

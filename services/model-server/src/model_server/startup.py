@@ -7,7 +7,6 @@ handler writes, ends the engine's processes, and then this one. Nothing is in fl
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,9 +16,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
 
+from model_server import process_tree
+
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 CHILD_SECONDS: Final = 5.0
-"""How long the engine's processes get to end before they are killed."""
+"""How long the kernel may take to clear away the engine's processes."""
 
 
 class StartupGuard:
@@ -61,13 +62,9 @@ class StartupGuard:
             self._end()
 
     def _end(self) -> None:
-        children = multiprocessing.active_children()
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.join(CHILD_SECONDS)
-            if child.is_alive():
-                child.kill()
+        # Killed, not asked: while it starts the engine only takes note of SIGTERM, and its workers would outlive it.
+        if not process_tree.kill_descendants(os.getpid(), CHILD_SECONDS):
+            sys.stderr.write("some of the engine's processes cannot be killed\n")
         shutil.rmtree(self._scratch, ignore_errors=True)
         sys.stderr.flush()
         os._exit(0)

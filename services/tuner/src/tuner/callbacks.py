@@ -41,7 +41,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Obey SIGTERM."""
         self.last_step_seconds += time.monotonic()
-        if self.interrupted:
+        if self._agreed():
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -82,6 +82,18 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         if self._first:
             checkpoints.seal(self._folder, state.global_step, self._key)
             self._emit(Saved(step=state.global_step))
+
+    def _agreed(self) -> bool:
+        """Whether any process was told to stop: the signal reaches them in different steps, and they must stop in the same."""
+        import torch
+        from torch import distributed
+
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+            flag = torch.tensor(int(self.interrupted), device=device)
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+            self.interrupted = bool(flag.item())
+        return self.interrupted
 
     def _measure(self, tokens: float) -> None:
         now = time.monotonic()

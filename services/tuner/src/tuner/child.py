@@ -9,18 +9,20 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tuner import events
+from tuner import cgroup, events
 from tuner.events import Event, Failed, Started, Stepped
+from tuner.exits import ExitCode
 from tuner.job import Job
 
 KILL_SECONDS: Final = 10.0
-"""Between SIGABRT, after which the log says where the child hung, and SIGKILL."""
+"""Between SIGABRT, after which the log says where the child hung, and SIGKILL; and from a failure that the child told to its
+end, for a process that failed and stays holds the GPU."""
 _PASSED: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "PYTHONPATH")
 _PASSED_PREFIXES: Final = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "TORCH_", "OMP_", "MKL_", "BNB_", "TRITON_", "LC_")
 _OFFLINE: Final = {
@@ -33,7 +35,6 @@ _OFFLINE: Final = {
 }
 _SLOW_FACTOR: Final = 10.0
 """A step that takes this many times the slowest one so far counts as a hang, if the deadline has passed too."""
-_CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 _logger = logging.getLogger(__name__)
 
 
@@ -63,69 +64,102 @@ async def run(
     on_event: Callable[[Event], None],
     stop: asyncio.Event,
     limits: Deadlines,
+    *,
+    processes: int = 1,
 ) -> End:
     """Train until the child ends. After `stop` it is asked to write a checkpoint and has `limits.grace` seconds.
 
-    `launch` makes the command from the path of the job's file.
+    `launch` makes the command, of `processes` training processes, from the path of the job's file.
     """
     with tempfile.TemporaryDirectory(prefix="tuner-") as folder:
         address = str(Path(folder) / "events")
         path = Path(folder) / "job.json"
         path.write_bytes(msgspec.json.encode(msgspec.structs.replace(job, events=address)))
-        async with _listening(address) as reader_future:
-            before = _oom_kills()
+        async with _listening(address) as heard:
+            before = cgroup.oom_kills()
             process = await asyncio.create_subprocess_exec(
-                *launch(path), env=environment(os.environ), start_new_session=True
+                *launch(path), env=environment(os.environ, cgroup.threads(processes)), start_new_session=True
             )
             try:
-                failure, hung = await _attend(process, reader_future, on_event, stop, limits)
+                hung = await _attend(process, heard, on_event, stop, limits)
                 status = await process.wait()
             finally:
                 _kill_group(process.pid)
                 await process.wait()
-            memory = _oom_kills() > before
-    return End(status=status, failure=failure, hung=hung, killed_for_memory=memory)
+            memory = cgroup.oom_kills() > before
+    return End(status=status, failure=telling(heard.failures), hung=hung, killed_for_memory=memory)
 
 
 def command(processes: int, job: Path) -> list[str]:
-    """The child's command: the module itself, or torch's launcher where there are several processes."""
+    """The child's command: the module itself, or our launcher where there are several processes."""
     if processes == 1:
         return [sys.executable, "-m", "tuner.train", str(job)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *launcher, "-m", "tuner.train", str(job)]
+    return [sys.executable, "-m", "tuner.launch", str(processes), str(job)]
 
 
-def environment(own: Mapping[str, str]) -> dict[str, str]:
+def environment(own: Mapping[str, str], threads: int) -> dict[str, str]:
     """What the child may know: libraries and devices. No address of the cluster, no secrets, no way to a hub. Pure."""
     passed = {name: value for name, value in own.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
-    return {**_OFFLINE, **passed, "HF_HUB_OFFLINE": "1"}
+    return {**_OFFLINE, "OMP_NUM_THREADS": str(threads), **passed, "HF_HUB_OFFLINE": "1"}
+
+
+def telling(failures: Sequence[Failed]) -> Failed | None:
+    """Choose what to believe of the processes that failed: memory first, then who was first. Pure.
+
+    When one process dies, the others fail in the operation that they shared with it, or are told to stop.
+    """
+
+    def rank(failure: Failed) -> int:
+        return {ExitCode.OUT_OF_MEMORY: 0, ExitCode.INTERRUPTED: 2}.get(ExitCode(failure.code), 1)
+
+    return min(failures, key=rank, default=None)
+
+
+class _Heard:
+    """What comes in over the socket: the first process's line of events, and what each process says about its failure."""
+
+    def __init__(self) -> None:
+        self.first: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
+        self.failures: list[Failed] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one connection. Each says in its first line whose it is."""
+        try:
+            if await reader.readline() == events.FIRST:
+                if not self.first.done():
+                    self.first.set_result(reader)
+                return
+            self.note(events.decode(await reader.readline()))
+        except (OSError, ValueError) as error:  # a process killed half-way through a line
+            _logger.warning("lost the word of a training process", extra={"error": str(error)})
+        writer.close()
+
+    def note(self, event: Event | None) -> None:
+        """Remember a failure."""
+        if isinstance(event, Failed):
+            self.failures.append(event)
 
 
 @contextlib.asynccontextmanager
-async def _listening(address: str) -> AsyncIterator[asyncio.Future[asyncio.StreamReader]]:
-    connected: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
-
-    def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        if not connected.done():
-            connected.set_result(reader)
-
-    server = await asyncio.start_unix_server(accept, address, limit=events.LINE_LIMIT)
+async def _listening(address: str) -> AsyncIterator[_Heard]:
+    heard = _Heard()
+    server = await asyncio.start_unix_server(heard.accept, address, limit=events.LINE_LIMIT)
     try:
-        yield connected
+        yield heard
     finally:
         server.close()
 
 
 async def _attend(
     process: asyncio.subprocess.Process,
-    connected: asyncio.Future[asyncio.StreamReader],
+    heard: _Heard,
     on_event: Callable[[Event], None],
     stop: asyncio.Event,
     limits: Deadlines,
-) -> tuple[Failed | None, bool]:
-    """Pass events on until the child is silent for good. Returns what it said about a failure, and whether it hung."""
+) -> bool:
+    """Pass events on until the child is silent for good. Returns whether it hung."""
     async with asyncio.TaskGroup() as group:
-        listening = group.create_task(_listen(process, connected, on_event, limits))
+        listening = group.create_task(_listen(process, heard, on_event, limits))
         stopping = group.create_task(_stop(process, stop, limits.grace))
         try:
             return await listening
@@ -134,17 +168,13 @@ async def _attend(
 
 
 async def _listen(
-    process: asyncio.subprocess.Process,
-    connected: asyncio.Future[asyncio.StreamReader],
-    on_event: Callable[[Event], None],
-    limits: Deadlines,
-) -> tuple[Failed | None, bool]:
+    process: asyncio.subprocess.Process, heard: _Heard, on_event: Callable[[Event], None], limits: Deadlines
+) -> bool:
     loop = asyncio.get_running_loop()
-    failure: Failed | None = None
     patience, slowest = limits.load, 0.0
     try:
         async with asyncio.timeout(limits.load):
-            reader = await _first(process, connected)
+            reader = await _first(process, heard.first)
         while reader is not None:
             began = loop.time()
             async with asyncio.timeout(patience):
@@ -153,19 +183,20 @@ async def _listen(
                 break
             event = events.decode(line)
             if isinstance(event, Failed):
-                failure = event
+                heard.note(event)
+                patience = KILL_SECONDS
             elif isinstance(event, Started | Stepped):
                 slowest = max(slowest, loop.time() - began if isinstance(event, Stepped) else 0.0)
                 patience = max(limits.step, _SLOW_FACTOR * slowest)
             if event is not None:
                 on_event(event)
         # A child that closed its socket and stays is as silent as one that hangs.
-        async with asyncio.timeout(limits.step):
+        async with asyncio.timeout(KILL_SECONDS if heard.failures else limits.step):
             await process.wait()
     except TimeoutError:
         await _abort(process)
-        return failure, True
-    return failure, False
+        return not heard.failures
+    return False
 
 
 async def _first(
@@ -219,13 +250,3 @@ def reap_orphans() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             continue
-
-
-def _oom_kills() -> int:
-    """The cgroup's count of processes killed for lack of memory, 0 where it cannot be read."""
-    try:
-        lines = _CGROUP_EVENTS.read_text().splitlines()
-    except OSError:
-        return 0
-    counts = dict(line.split() for line in lines)
-    return int(counts.get("oom_kill", "0"))

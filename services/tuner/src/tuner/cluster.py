@@ -1,4 +1,4 @@
-"""This container's way to the apiserver: its own Pod, to annotate it."""
+"""This container's way to the apiserver: its own Pod, to annotate it, and the Secret named for its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Final
 from kaito_api.labels import REPORT_PREFIX
 from kaito_api.meta import Key
 from kaito_api.resources import PODS
+from kaito_oci import CredentialSource
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.errors import ApiError, ConfigError, TransportError
 from kubecore.transport import Transport
-from tuner.reporter import Annotate, ReportUnwrittenError
+from tuner import secrets
+from tuner.reporter import ReportUnwrittenError
 
 CONTAINER: Final = "tuner"
 WRITE_SECONDS: Final = 10.0
@@ -28,8 +30,28 @@ def own_pod(environment: Mapping[str, str] = os.environ) -> Key | None:
     return Key(namespace, name) if name and namespace else None
 
 
+class Cluster:
+    """The apiserver on behalf of this container's Pod: its annotation, and the Secret of its registry."""
+
+    def __init__(self, client: Client, pod: Key) -> None:
+        self._client = client
+        self._pod = pod
+
+    async def annotate(self, value: str) -> None:
+        """Write the report. Raises ReportUnwrittenError."""
+        patch = {"metadata": {"annotations": {REPORT_PREFIX + CONTAINER: value}}}
+        try:
+            await self._client.patch(PODS, self._pod, patch, timeout=WRITE_SECONDS)
+        except (ApiError, TransportError) as error:
+            raise ReportUnwrittenError(str(error)) from error
+
+    async def login(self, secret: str) -> CredentialSource:
+        """Read a Secret of the Pod's namespace. Raises SecretError."""
+        return await secrets.over_api(self._client, Key(self._pod.namespace, secret))
+
+
 @asynccontextmanager
-async def annotator(workspace: Key | None) -> AsyncIterator[Annotate | None]:
+async def connected(workspace: Key | None) -> AsyncIterator[Cluster | None]:
     """Connect if there is a Workspace to report to and a Pod to annotate; yield None otherwise."""
     pod = own_pod()
     if workspace is None or pod is None:
@@ -43,13 +65,4 @@ async def annotator(workspace: Key | None) -> AsyncIterator[Annotate | None]:
         yield None
         return
     async with Transport(config, user_agent="kaito-tuner") as transport:
-        client = Client(transport)
-
-        async def annotate(value: str) -> None:
-            patch = {"metadata": {"annotations": {REPORT_PREFIX + CONTAINER: value}}}
-            try:
-                await client.patch(PODS, pod, patch, timeout=WRITE_SECONDS)
-            except (ApiError, TransportError) as error:
-                raise ReportUnwrittenError(str(error)) from error
-
-        yield annotate
+        yield Cluster(Client(transport), pod)

@@ -82,6 +82,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Event: TypeAlias = Prepared | Started | Stepped | Evaluated | Saved | Note | Estimated | Failed | Finished
 LINE_LIMIT: Final = 1 << 20
+FIRST: Final = b"first\n"
+"""First line of the connection of the process that speaks for all; the others connect only to tell how they failed."""
+OTHER: Final = b"other\n"
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
@@ -97,15 +100,17 @@ def decode(line: bytes) -> Event | None:
 class Emitter:
     """The child's end. A supervisor that is gone is no reason to lose a checkpoint: errors are remembered, not raised."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, first: bool = True) -> None:
         self._socket: socket.socket | None = None
-        if address:
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.settimeout(30)
-            self._socket.connect(address)
+        self._address = address
+        self._first = first
+        if first:
+            self._connect(FIRST)
 
     def __call__(self, event: Event) -> None:
-        """Send one event."""
+        """Send one event. Of a process that is not the first only its failure is sent."""
+        if not self._first and isinstance(event, Failed):
+            self._connect(OTHER)
         if self._socket is None:
             return
         try:
@@ -113,3 +118,10 @@ class Emitter:
         except OSError:
             self._socket.close()
             self._socket = None
+
+    def _connect(self, greeting: bytes) -> None:
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(30)
+            self._socket.connect(self._address)
+            self._socket.sendall(greeting)

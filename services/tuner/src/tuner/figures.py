@@ -70,7 +70,7 @@ class Figures:
         start = f"goes on after step {began.resumed_from}" if began.resumed_from else "starts"
         batch = f"{began.micro_batch} x {began.accumulation} samples a step on each device"
         words = f"{start}, {began.total_steps} steps, {batch}, {began.trainable_parameters} trained numbers; {began.packing}"
-        return f"{words}. {self.remark}" if self.remark else words
+        return f"{words}. {self.remark}." if self.remark else f"{words}."
 
     def estimate(self, event: Estimated) -> str:
         """A dry run's result in a sentence."""

@@ -33,6 +33,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     events: str = ""
     """Path of the supervisor's Unix socket."""
     micro_limit: int | None = None
+    sharding: str = "auto"
+    """auto, or one of memory.Sharding."""
     dry_run: bool = False
 
 

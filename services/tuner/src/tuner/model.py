@@ -6,11 +6,14 @@ import json
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from tuner import memory
 from tuner.config.recipe import ALL_LINEAR, Recipe
 from tuner.exits import ExitCode, FatalError
 from tuner.schedule import Hardware
+
+_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def context_length(folder: Path) -> int:
@@ -66,19 +69,45 @@ def load_tokenizer(folder: Path, recipe: Recipe) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, recipe: Recipe, found: Hardware) -> Any:
+def sharding(folder: Path, recipe: Recipe, found: Hardware, tokens: int, wanted: str) -> memory.Sharding:
+    """Say how several processes hold the base. `tokens` are those of a micro-batch."""
+    import torch
+
+    if found.processes == 1 or wanted != "auto":
+        return memory.Sharding.DDP if found.processes == 1 else memory.Sharding(wanted)
+    if not found.cuda:
+        return memory.Sharding.DDP
+    config = json.loads((folder / "config.json").read_bytes())
+    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // _BYTES.get(config.get("dtype"), 2)
+    embedded = min(numbers, 2 * int(config.get("vocab_size", 0)) * hidden)
+    # Seven linear layers with both factors each: near enough, for the adapter is a hundredth of the base.
+    trained = int(recipe.lora.get("r", 0)) * 14 * hidden * layers
+    found_shapes = memory.Shapes(
+        linear=numbers - embedded, other=embedded, trained=trained, hidden=hidden, layers=layers
+    )
+    quantised = recipe.quantization
+    precision = memory.Precision(
+        base=_dtype(recipe, found).itemsize, bits=quantised.bits if quantised is not None else 16
+    )
+    device = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    parts = memory.predict(found_shapes, precision, tokens, recomputed=True)
+    return memory.sharding(parts, device, found.processes)
+
+
+def load_base(folder: Path, recipe: Recipe, found: Hardware, sharded: memory.Sharding = memory.Sharding.DDP) -> Any:
     """Load the frozen base, quantised where the recipe says so. Raises FatalError."""
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype = _dtype(recipe, found)
     arguments: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
-    if found.cuda:
+    if found.cuda and sharded is memory.Sharding.DDP:
         arguments["device_map"] = {"": torch.cuda.current_device()}
     if recipe.attention:
         arguments["attn_implementation"] = recipe.attention
     if recipe.quantization is not None:
-        arguments["quantization_config"] = _bits_and_bytes(recipe, dtype)
+        arguments["quantization_config"] = _bits_and_bytes(recipe, dtype, sharded)
     try:
         base = AutoModelForCausalLM.from_pretrained(folder, **arguments)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -122,6 +151,21 @@ def lora_config(recipe: Recipe, base: Any) -> Any:
         raise FatalError(ExitCode.CONFIG_INVALID, f"LoraConfig: {error}") from error
 
 
+def keep_initial(adapted: Any, folder: Path) -> None:
+    """Save what the adapter starts from where that was taken out of the base: the end result is the difference to it.
+
+    See peft's `save_pretrained(path_initial_model_for_weight_conversion=...)`: a plain LoRA of twice the rank comes out.
+    """
+    # Else PEFT would take the base apart once more when it loads this back.
+    adapted.peft_config["default"].init_lora_weights = True
+    adapted.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+
+
+def decoder_layers(base: Any) -> list[str]:
+    """Names of the classes that FSDP takes as its units: transformers notes for each model which must not be split."""
+    return sorted(base._no_split_modules or ())
+
+
 def linear_names(base: Any) -> list[str]:
     """Last parts of the names of all linear layers, quantised or not, but for the LM head; sorted."""
     import torch
@@ -129,6 +173,57 @@ def linear_names(base: Any) -> list[str]:
     head = base.get_output_embeddings()
     linear = (name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return sorted({name.rpartition(".")[2] for name in linear})
+
+
+def shapes(adapted: Any, recipe: Recipe) -> tuple[memory.Shapes, memory.Precision]:
+    """What a prediction of memory needs to know of a base with its adapter."""
+    import torch
+
+    linear = other = trained = 0
+    head = adapted.get_output_embeddings()
+    in_layers = {
+        parameter
+        for _, m in adapted.named_modules()
+        if isinstance(m, torch.nn.Linear) and m is not head
+        for parameter in m.parameters()
+    }
+    trained_bytes, plain_bytes = 4, 2
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            trained += parameter.numel()
+            trained_bytes = parameter.element_size()
+        elif parameter in in_layers:
+            state = getattr(parameter, "quant_state", None)
+            linear += state.shape.numel() if state is not None else parameter.numel()
+        else:
+            other += parameter.numel()
+            plain_bytes = parameter.element_size()
+    config, wanted = adapted.config, recipe.quantization
+    found = memory.Shapes(
+        linear=linear, other=other, trained=trained, hidden=config.hidden_size, layers=config.num_hidden_layers
+    )
+    precision = memory.Precision(
+        base=plain_bytes,
+        trained=trained_bytes,
+        bits=wanted.bits if wanted is not None else 16,
+        double=wanted is None or wanted.double,
+        optimizer=2 * trained_bytes,
+    )
+    return found, precision
+
+
+def held_bytes(trainer: Any) -> int:
+    """What base, adapter, gradients and optimizer of a trainer hold, counted tensor by tensor, each once."""
+    tensors = list(trainer.model.parameters())
+    for parameter in trainer.model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            tensors += [state.absmax, *([state.state2.absmax] if state.nested else [])]
+        if parameter.requires_grad:
+            tensors.append(parameter)  # its gradient, dropped after each step, has the same size
+    for entry in trainer.optimizer.state.values():
+        tensors += [value for value in entry.values() if getattr(value, "ndim", 0) > 0]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _dtype(recipe: Recipe, found: Hardware) -> Any:
@@ -142,7 +237,7 @@ def _dtype(recipe: Recipe, found: Hardware) -> Any:
     return named[recipe.dtype]
 
 
-def _bits_and_bytes(recipe: Recipe, dtype: Any) -> Any:
+def _bits_and_bytes(recipe: Recipe, dtype: Any, sharded: memory.Sharding) -> Any:
     from transformers import BitsAndBytesConfig
 
     wanted = recipe.quantization
@@ -155,5 +250,6 @@ def _bits_and_bytes(recipe: Recipe, dtype: Any) -> Any:
         bnb_4bit_quant_type=wanted.kind,
         bnb_4bit_use_double_quant=wanted.double,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if sharded is memory.Sharding.FSDP else None,
         llm_int8_skip_modules=skip,
     )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
 
 from kaito_api.meta import Key
+from kaito_oci import OciError, Reference, RegistrySettings
 from tuner.config.recipe import Method
 from tuner.data.fetch import Limits
 from tuner.data.location import Policy
 from tuner.exits import ExitCode, FatalError
+from tuner.memory import Sharding
 
 PREFIX: Final = "TUNER_"
 CHECKPOINTS: Final = ".checkpoints"
@@ -32,11 +34,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: Path | None
     output: Path
     checkpoints: Path
+    checkpoint_image: str
+    checkpoint_secret: str
+    checkpoint_secret_folder: Path | None
+    registries: RegistrySettings
     work: Path
     workspace: Key | None
     policy: Policy
     limits: Limits
     processes: int
+    sharding: str
     dry_run: bool
     restarts: int
     hang_seconds: float
@@ -67,11 +74,18 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> O
         data=given.data,
         output=given.output,
         checkpoints=given.checkpoints or given.output / CHECKPOINTS,
+        checkpoint_image=_reference(given.checkpoint_image),
+        checkpoint_secret=given.checkpoint_secret,
+        checkpoint_secret_folder=given.checkpoint_secret_folder,
+        registries=RegistrySettings(
+            plain_http_hosts=frozenset(given.plain_http_registry), ca_bundle=environment.get("KAITO_CA_BUNDLE", "")
+        ),
         work=given.work,
         workspace=_workspace(given.workspace),
         policy=Policy(plain_http=given.plain_http, allowed_hosts=frozenset(_host(text) for text in given.allow_host)),
         limits=Limits(max_bytes=given.max_bytes),
         processes=given.processes,
+        sharding=given.sharding,
         dry_run=given.dry_run,
         restarts=given.restarts,
         hang_seconds=given.hang_seconds,
@@ -105,6 +119,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--data", type=Path, default=_path(default("DATA", "")), help="folder with training data, instead of URLs")
     add("--output", type=Path, default=Path(default("OUTPUT", "/mnt/results")), help="folder for the adapter")
     add("--checkpoints", type=Path, default=_path(default("CHECKPOINTS", "")), help=f"default: OUTPUT/{CHECKPOINTS}")
+    _add_registry(add, environment)
     add("--work", type=Path, default=Path(default("WORK", "/workspace/tuner")), help="folder for downloads and tokens")
     add("--workspace", default=default("WORKSPACE", ""), help="NAMESPACE/NAME of the Workspace to report to")
     add("--plain-http", action="store_true", default=default("PLAIN_HTTP", "") == "true", help="allow http:// URLs")
@@ -116,6 +131,12 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--max-bytes", type=_count, default=default("MAX_BYTES", str(Limits().max_bytes)), help="of one download")
     add("--processes", type=_count, default=default("PROCESSES", "1"), help="training processes, one for each GPU")
+    add(
+        "--sharding",
+        choices=["auto", *Sharding],
+        default=default("SHARDING", "auto"),
+        help="of the base over several GPUs: ddp (each has all of it), fsdp (each a part), auto (fsdp where one GPU is too small)",
+    )
     add(
         "--dry-run", action="store_true", default=default("DRY_RUN", "") == "true", help="stop after data and two steps"
     )
@@ -130,6 +151,45 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--metrics-port", type=int, default=default("METRICS_PORT", "0"), help="port of /metrics (0: none)")
     return parser
+
+
+def _add_registry(add: Callable[..., object], environment: Mapping[str, str]) -> None:
+    add(
+        "--checkpoint-image",
+        default=environment.get(PREFIX + "CHECKPOINT_IMAGE", ""),
+        metavar="REF",
+        help="keep the newest checkpoint in a registry too, under this tag, which is overwritten; for pods without a volume",
+    )
+    add(
+        "--checkpoint-secret",
+        default=environment.get(PREFIX + "CHECKPOINT_SECRET", ""),
+        metavar="NAME",
+        help="Secret of type kubernetes.io/dockerconfigjson for it, read over the API",
+    )
+    add(
+        "--checkpoint-secret-folder",
+        type=Path,
+        default=_path(environment.get(PREFIX + "CHECKPOINT_SECRET_FOLDER", "")),
+        metavar="DIR",
+        help="where that Secret is mounted, instead",
+    )
+    add(
+        "--plain-http-registry",
+        action="append",
+        default=[host for host in environment.get("KAITO_PLAIN_HTTP_HOSTS", "").split(",") if host],
+        metavar="HOST[:PORT]",
+        help="registry without TLS; repeatable [KAITO_PLAIN_HTTP_HOSTS, comma-separated]",
+    )
+
+
+def _reference(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        Reference.parse(text)
+    except OciError as error:
+        raise FatalError(ExitCode.USAGE, f"--checkpoint-image: {error}") from error
+    return text
 
 
 def _host(text: str) -> tuple[str, int]:

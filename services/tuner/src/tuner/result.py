@@ -33,6 +33,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     seconds: float
     packing: str
+    ended: str = ""
+    """Why before the last step, "" where it was the last one."""
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -50,14 +52,24 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     packing: str
     losses: list[tuple[int, float]]
     eval_losses: list[tuple[int, float]]
+    ended: str = ""
 
 
-def write(staging: Path, adapter: Any, tokenizer: Any, facts: Facts) -> None:
-    """Write the adapter and the words about it into a fresh folder."""
+def write(
+    staging: Path, adapter: Any, facts: Facts, *, weights: dict[str, Any] | None = None, initial: Path | None = None
+) -> None:
+    """Write the adapter and the words about it into a fresh folder.
+
+    `weights` are the model's where they had to be gathered from several GPUs; `initial` is what the adapter started from
+    (model.keep_initial).
+    """
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     # The Hub is never asked whether the vocabulary grew: it did not.
-    adapter.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
+    conversion = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
+    adapter.save_pretrained(
+        staging, state_dict=weights, safe_serialization=True, save_embedding_layers=False, **conversion
+    )
     _name_base(staging / "adapter_config.json", facts.job.base_model)
     report = training_report(facts)
     (staging / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -76,6 +88,14 @@ def publish(staging: Path, output: Path, key: str) -> None:
         partial.chmod(_MODE)
         partial.replace(output / name)
     folder_manifest.seal(output, MANIFEST, key, _FILES)
+
+
+def copied(output: Path, folder: Path) -> None:
+    """Copy a finished result, without whatever else lies in the output folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in (*_FILES, MANIFEST):
+        shutil.copyfile(output / name, folder / name)
 
 
 def finished(output: Path, key: str) -> bool:
@@ -106,6 +126,7 @@ def training_report(facts: Facts) -> TrainingReport:
         packing=facts.packing,
         losses=_thinned(facts.losses),
         eval_losses=list(facts.eval_losses),
+        ended=facts.ended,
     )
 
 
@@ -120,7 +141,7 @@ def readme(report: TrainingReport, facts: Facts) -> str:
     return (
         f"---\nlibrary_name: peft\nbase_model: {report.base_model}\ntags: [lora]\n---\n\n"
         f"# Adapter for {report.base_model}\n\nTrained with {report.method}, finished {report.finished_at}. "
-        f"The whole configuration is in `{REPORT}`.\n\n"
+        f"The whole configuration is in `{REPORT}`. {report.ended}\n\n"
         f"| | |\n|---|---|\n{metrics}\n\n## Data\n\n{facts.preview.summary()}.\n\n{sources}\n\n"
         f"## Loss\n\n{svg(report.losses, report.eval_losses)}\n\n## Versions\n\n{versions}\n"
     )

@@ -126,6 +126,14 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "max_length": None,  # samples are cut, and counted, before
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
+    if recipe.patience is not None:
+        result |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": True,
+            "save_total_limit": max(2, recipe.training.get("save_total_limit", 2)),
+        }
     if "train_sampling_strategy" not in recipe.training:
         result["train_sampling_strategy"] = "random" if padding_free else "group_by_length"
     return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ from tuner.data.fetch import Fetched
 from tuner.events import Estimated, Evaluated, Event, Note, Prepared, Saved, Started, Stepped
 from tuner.exits import REASONS, ExitCode, FatalError
 from tuner.figures import Figures
+from tuner.keeper import Keeper, keeper
 from tuner.metrics import serving
 from tuner.options import Options
 from tuner.reporter import Reporter
@@ -38,15 +39,28 @@ _T = TypeVar("_T")
 class Supervisor:
     """One tuning, from an empty folder to a finished one."""
 
-    def __init__(self, settings: Options, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        settings: Options,
+        reporter: Reporter,
+        *,
+        keeper: Keeper | None = None,
+        launch: Callable[[int, Path], list[str]] = child.command,
+    ) -> None:
         self._settings = settings
         self._reporter = reporter
+        self._keeper = keeper
+        self._launch = launch
         self._stop = asyncio.Event()
+        self._micro_limit: int | None = None
+        self._data = ""
         self.figures = Figures()
 
     def stop(self) -> None:
         """Handle SIGTERM."""
         self._stop.set()
+        if self._keeper is not None:
+            self._keeper.hurry(self._settings.grace_seconds)
 
     async def execute(self) -> None:
         """Do what is left to do. Raises FatalError."""
@@ -59,11 +73,14 @@ class Supervisor:
         if await asyncio.to_thread(result.finished, settings.output, request):
             self._reporter.state("Done", message="the output folder was finished before; nothing is repeated")
             return
+        if self._keeper is not None and await self._unless_stopped(self._keeper.bring_result(request)):
+            self._reporter.state("Done", message="an earlier pod finished the adapter; the registry had kept it")
+            return
         files = await self._unless_stopped(self._fetch())
         self._reporter.state("Checking", message="reading the data")
         run = await asyncio.to_thread(job.run_key, recipe, settings.model, files)
         work = settings.work / run[:16]
-        await self._train(
+        await self._train_and_keep(
             job.Job(
                 recipe=recipe,
                 model=str(settings.model),
@@ -75,6 +92,7 @@ class Supervisor:
                 key=run,
                 micro_limit=_read_limit(settings.checkpoints),
                 dry_run=settings.dry_run,
+                sharding=settings.sharding,
             )
         )
         if settings.dry_run:
@@ -82,6 +100,8 @@ class Supervisor:
         self._reporter.state("Saving", message=self.figures.remark)
         await asyncio.to_thread(result.publish, work / "staging", settings.output, request)
         await asyncio.to_thread(prune, settings.checkpoints)
+        if self._keeper is not None:
+            await self._keeper.keep_result(request)
         self._reporter.state("Done", message=f"the adapter is in {settings.output}")
 
     async def _fetch(self) -> tuple[Fetched, ...]:
@@ -92,13 +112,35 @@ class Supervisor:
 
         return await sources.fetch(self._settings, moved)
 
+    async def _train_and_keep(self, plan: job.Job) -> None:
+        """Train, and meanwhile send every checkpoint to the registry where there is one for them."""
+        keeper = self._keeper
+        if keeper is None or plan.dry_run:
+            await self._train(plan)
+            return
+        brought = await self._unless_stopped(keeper.bring_checkpoint(plan.key))
+        self.figures.remark = brought.remark
+        if brought.micro_limit is not None:
+            plan = msgspec.structs.replace(plan, micro_limit=brought.micro_limit)
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(keeper.send_checkpoints())
+            try:
+                await self._train(plan)
+            except FatalError:
+                await keeper.settle()
+                raise
+            finally:
+                sending.cancel()
+
     async def _train(self, plan: job.Job) -> None:
         settings = self._settings
         limits = child.Deadlines(settings.load_seconds, settings.hang_seconds, settings.grace_seconds)
         fruitless = 0
         while True:
             reached = self.figures.saved
-            end = await child.run(plan, partial(child.command, settings.processes), self._heard, self._stop, limits)
+            launch = partial(self._launch, settings.processes)
+            self._micro_limit = plan.micro_limit
+            end = await child.run(plan, launch, self._heard, self._stop, limits, processes=settings.processes)
             child.reap_orphans()
             fruitless = 1 if self.figures.saved > reached else fruitless + 1
             batch = schedule.batch(plan.recipe, settings.processes, plan.micro_limit)
@@ -120,14 +162,17 @@ class Supervisor:
     def _heard(self, event: Event) -> None:
         """Fold what the child says into the report."""
         self.figures.take(event)
+        if self._keeper is not None and isinstance(event, Saved):
+            self._keeper.offer(event.step, self._micro_limit)
         match event:
             case Prepared(preview=preview):
                 for number, text in enumerate(preview.examples, 1):
                     _logger.info("sample", extra={"number": number, "text": text})
                 _logger.info("data", extra={"preview": msgspec.structs.replace(preview, examples=())})
-                self._reporter.message(preview.summary())
+                self._reporter.message(preview.told())
+                self._data = preview.summary()
             case Started():
-                self._reporter.state("Training", message=self.figures.words())
+                self._reporter.state("Training", message=f"{self.figures.words()} Data: {self._data}")
                 self._progress()
             case Stepped() | Evaluated() | Saved():
                 self._progress()
@@ -175,9 +220,9 @@ def read_recipe(path: Path | None, method: str) -> Recipe:
 
 async def supervise(settings: Options) -> int:
     """Run to the end; return the exit code."""
-    async with cluster.annotator(settings.workspace) as annotate, asyncio.TaskGroup() as group:
-        reporter = Reporter(annotate, options.termination_log())
-        supervisor = Supervisor(settings, reporter)
+    async with cluster.connected(settings.workspace) as pod, asyncio.TaskGroup() as group:
+        reporter = Reporter(pod.annotate if pod is not None else None, options.termination_log())
+        supervisor = Supervisor(settings, reporter, keeper=keeper(settings, pod))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)

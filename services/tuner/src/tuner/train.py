@@ -1,4 +1,4 @@
-"""The training child: `python -m tuner.train JOB.json`, under torchrun where there are several devices.
+"""The training child: `python -m tuner.train JOB.json`, started by tuner.launch where there are several devices.
 
 A process of its own, so that a crash of CUDA, a hang or a kill costs the supervisor nothing but a restart.
 """
@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tuner import checkpoints, model, result, schedule
+from tuner.config import reserved
 from tuner.data import prepare
 from tuner.data.tokens import Encoder
 from tuner.events import Emitter, Estimated, Failed, Finished, Note, Prepared, Started
 from tuner.exits import ExitCode, FatalError
 from tuner.job import Job
+from tuner.memory import Sharding, fsdp_arguments
 from tuner.packing_check import packed_equals_single
 
 if TYPE_CHECKING:
     from tuner.callbacks import RunCallback
+    from tuner.data.preview import Preview
 
 ROW_TOKENS: Final = 4096
 """Longest row of joined samples, in tokens: without a flash kernel attention costs the square of it."""
@@ -44,11 +47,10 @@ class Run:
         self.first = int(os.environ.get("RANK", "0")) == 0
         self.trainer: Any = None
         self._callback: RunCallback | None = None
-        self._interrupted = False
+        self._sharded = Sharding.DDP
 
     def interrupt(self, *_: object) -> None:
         """Handle SIGTERM: stop after the present step, with a checkpoint; before the first step, at once."""
-        self._interrupted = True
         if self._callback is None:
             raise FatalError(ExitCode.INTERRUPTED, "stopped before the first step")
         self._callback.interrupt()
@@ -67,13 +69,23 @@ class Run:
             preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared))
         if self.first:
             self.emit(Prepared(preview=preview))
-        base = model.load_base(Path(job.model), job.recipe, found)
         made = schedule.batch(job.recipe, found.processes, job.micro_limit)
+        tokens = made.micro * preview.longest
+        self._sharded = model.sharding(Path(job.model), job.recipe, found, tokens, job.sharding)
+        base = model.load_base(Path(job.model), job.recipe, found, self._sharded)
         average = preview.tokens / preview.samples
         padding_free, words = self._packing(base, made, average)
-        train_set, held_out = self._datasets(longest)
+        train_set, held_out = self._datasets(longest, made.per_device * found.processes)
         counts = schedule.Counts(train=len(train_set), held_out=len(held_out) if held_out is not None else 0)
+        if job.recipe.patience is not None and counts.held_out == 0:
+            raise FatalError(
+                ExitCode.CONFIG_INVALID,
+                "TrainingArguments.early_stopping_patience needs held-out samples: there are none with "
+                f"{len(train_set)} samples and DatasetConfig.train_test_split {job.recipe.data.train_share}",
+            )
         arguments = schedule.arguments(job.recipe, made, found, counts, padding_free=padding_free)
+        if self._sharded is Sharding.FSDP:
+            arguments |= fsdp_arguments(model.decoder_layers(base), quantised=job.recipe.quantization is not None)
         self._build(base, tokenizer, arguments, train_set, held_out)
         with model.first_process_first(found):
             checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
@@ -91,15 +103,16 @@ class Run:
             )
         began = time.monotonic()
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        if self._interrupted:
+        if self._callback is not None and self._callback.interrupted:
             raise FatalError(
                 ExitCode.INTERRUPTED, f"stopped after step {self.trainer.state.global_step}, which is kept"
             )
         if job.dry_run:
             self._estimate(steps, preview.tokens)
             return
+        seconds, weights = time.monotonic() - began, self._gathered()
         if self.first:
-            self._save(tokenizer, preview, time.monotonic() - began, words)
+            self._save(preview, seconds, words, steps, weights)
 
     def _packing(self, base: Any, made: schedule.Batch, average: float) -> tuple[bool, str]:
         """Decide how samples share a row; return whether without padding, and the words for it."""
@@ -116,19 +129,21 @@ class Run:
             return False, "padded, grouped by length: samples are long and there is no flash attention kernel"
         return True, _SHARED
 
-    def _datasets(self, longest: int) -> tuple[Any, Any]:
+    def _datasets(self, longest: int, per_step: int) -> tuple[Any, Any]:
         from datasets import Dataset
         from trl import pack_dataset
 
         table = Dataset.from_file(str(Path(self.job.prepared) / prepare.TABLE))
         train, held = prepare.split(len(table), self.job.recipe.data)
+        if self.job.dry_run:  # the first step shows the most memory, the second one the usual time
+            train = prepare.longest_first(train, table["length"], per_step)
         train_set = table.select(train)
         if self.job.recipe.packing:
             train_set = pack_dataset(train_set.select_columns(["input_ids", "labels"]), longest, "bfd")
         return train_set, table.select(held) if held else None
 
     def _build(self, base: Any, tokenizer: Any, arguments: dict[str, Any], train_set: Any, held_out: Any) -> None:
-        from transformers import PrinterCallback
+        from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
         from trl import SFTConfig, SFTTrainer
 
         from tuner.callbacks import RunCallback
@@ -136,9 +151,14 @@ class Run:
         job = self.job
         if job.dry_run:
             arguments |= {"max_steps": DRY_STEPS, "save_strategy": "no", "eval_strategy": "no"}
+            arguments |= {"train_sampling_strategy": "sequential", "load_best_model_at_end": False}
         try:
             config = SFTConfig(output_dir=job.checkpoints, **arguments)
             self._callback = RunCallback(self.emit, Path(job.checkpoints), job.key, first=self.first)
+            callbacks: list[Any] = [self._callback]
+            if job.recipe.patience is not None and not job.dry_run:
+                callbacks.append(EarlyStoppingCallback(job.recipe.patience, job.recipe.threshold))
+            set_seed(config.seed)  # the adapter's first numbers are drawn before the trainer does this
             self.trainer = SFTTrainer(
                 model=base,
                 args=config,
@@ -146,11 +166,13 @@ class Run:
                 eval_dataset=held_out,
                 processing_class=tokenizer,
                 peft_config=model.lora_config(job.recipe, base),
-                callbacks=[self._callback],
+                callbacks=callbacks,
             )
         except (TypeError, ValueError) as error:
             raise FatalError(ExitCode.CONFIG_INVALID, f"TrainingArguments do not fit together: {error}") from error
         self.trainer.remove_callback(PrinterCallback)  # the supervisor's log has a line when it is worth one
+        if reserved.converted(job.recipe.lora.get("init_lora_weights")) and self.first:
+            model.keep_initial(self.trainer.accelerator.unwrap_model(self.trainer.model), self._initial)
 
     def _estimate(self, steps: int, tokens: int) -> None:
         from tuner.callbacks import peak_memory
@@ -163,22 +185,40 @@ class Run:
         """What the trainer logged under a name, from before a restart too: checkpoints carry it."""
         return tuple((entry["step"], float(entry[name])) for entry in self.trainer.state.log_history if name in entry)
 
-    def _save(self, tokenizer: Any, preview: Any, seconds: float, packing: str) -> None:
+    @property
+    def _initial(self) -> Path:
+        return Path(self.job.prepared) / "initial-adapter"
+
+    def _gathered(self) -> dict[str, Any] | None:
+        """The weights from all GPUs where each holds a part; every process must take part. None where each has all."""
+        if self._sharded is Sharding.DDP:
+            return None
+        return self.trainer.accelerator.get_state_dict(self.trainer.model)  # type: ignore[no-any-return]
+
+    def _save(self, preview: Preview, seconds: float, packing: str, steps: int, weights: dict[str, Any] | None) -> None:
+        done, recipe = self.trainer.state.global_step, self.job.recipe
+        ended = ""
+        if done < steps:
+            ended = f"It ended after step {done} of {steps}: the loss on held-out samples did not fall in {recipe.patience} "
+            ended += "evaluations. The adapter is the one with the lowest."
+            self.emit(Note(message=ended))
         result.write(
             Path(self.job.staging),
             self.trainer.accelerator.unwrap_model(self.trainer.model),
-            tokenizer,
             result.Facts(
                 job=self.job,
                 preview=preview,
                 losses=self._history("loss"),
                 eval_losses=self._history("eval_loss"),
-                steps=self.trainer.state.global_step,
+                steps=done,
                 seconds=seconds,
                 packing=packing,
+                ended=ended,
             ),
+            weights=weights,
+            initial=self._initial if reserved.converted(recipe.lora.get("init_lora_weights")) else None,
         )
-        self.emit(Finished(step=self.trainer.state.global_step))
+        self.emit(Finished(step=done))
 
 
 def _flash(base: Any) -> bool:
@@ -191,7 +231,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that could only come from a hub
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    emit = Emitter(job.events if int(os.environ.get("RANK", "0")) == 0 else "")
+    emit = Emitter(job.events, first=int(os.environ.get("RANK", "0")) == 0)
     run = Run(job, emit)
     signal.signal(signal.SIGTERM, run.interrupt)
     try:

@@ -28,7 +28,7 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
     said = ExitCode(end.failure.code) if end.failure is not None else None
     if said is ExitCode.OUT_OF_MEMORY or end.killed_for_memory:
         return _out_of_memory(batch)
-    if end.failure is not None:
+    if end.failure is not None and said is not ExitCode.INTERRUPTED:
         return FatalError(ExitCode(end.failure.code), end.failure.message)
     if end.hung:
         what = "the training was silent for too long and was killed; its log says where it stood"

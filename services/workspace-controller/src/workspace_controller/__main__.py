@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import uvloop
+from prometheus_client import REGISTRY
 
 from kubecore.client import Client
 from kubecore.config import ClusterConfig, load_config
@@ -40,7 +41,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Set
 async def run(cluster: ClusterConfig, catalog: Catalog, settings: Settings, process: ProcessSettings) -> None:
     """Run the controller until SIGTERM."""
     async with Transport(cluster, user_agent=MANAGER, field_manager=MANAGER) as transport:
-        wired = await wire(Client(transport), catalog, settings, process)
+        wired = await wire(Client(transport), catalog, settings, process, registry=REGISTRY)
         await wired.manager.run()
 
 

@@ -22,6 +22,7 @@ from kaito_api.core import (
     ServiceAccount,
     StatefulSet,
     ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
 )
 from kaito_api.meta import Key, Object, Resource
 from kaito_api.workspace import Workspace
@@ -39,6 +40,8 @@ NEEDS: Final = "needs"
 """Index of Workspaces by the names (namespace/name) of the Service and StatefulSet that they need."""
 CONFIG: Final = "config"
 """Index of Workspaces by the ConfigMap (namespace/name) that their spec names."""
+OUTPUT: Final = "output"
+"""Index of tuning Workspaces by the image that they push."""
 NAMESPACE: Final = "namespace"
 BROUGHT: Final = "brought"
 """Index of Workspaces whose nodes the user brings: value ALL."""
@@ -67,6 +70,8 @@ class Caches:
     """Not synced while the cluster does not serve the configured kind."""
     policies: Informer[ValidatingAdmissionPolicy] | None = None
     """None where no admission policy is demanded."""
+    policy_bindings: Informer[ValidatingAdmissionPolicyBinding] | None = None
+    """The same."""
 
     def of(self, resource: Resource[Any]) -> Informer[Any]:
         """Return the informer of that kind. Raises LookupError for a kind that is not cached."""
@@ -125,6 +130,14 @@ def by_config(workspace: Workspace) -> Iterator[str]:
     name = config_name(workspace)
     if name:
         yield str(Key(workspace.metadata.namespace, name))
+
+
+def output_image(workspace: Workspace) -> Iterator[str]:
+    """Index a tuning Workspace by the image that it pushes, its tag written out."""
+    output = workspace.tuning.output if workspace.tuning is not None else None
+    if output is not None and output.image:
+        tagged = ":" in output.image.rpartition("/")[2]
+        yield output.image if tagged else f"{output.image}:latest"
 
 
 def by_namespace(workspace: Workspace) -> Iterator[str]:

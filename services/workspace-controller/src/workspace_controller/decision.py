@@ -12,18 +12,6 @@ from kaito_api.workspace_status import WorkspaceStatus
 from workspace_controller.manifest import Manifest
 
 
-class PlanReason(StrEnum):
-    """Reasons that only this controller gives, beside kaito_api.conditions.Reason."""
-
-    CLAIM_API_NOT_SERVED = "ClaimApiNotServed"
-    """The cluster has no CRD for the claim kind that the controller is set to use."""
-    MULTI_NODE_NOT_YET_AVAILABLE = "MultiNodeNotYetAvailable"
-    """The model needs several nodes of this size, and the model server runs on one."""
-    TUNING_NOT_YET_AVAILABLE = "TuningNotYetAvailable"
-    WRITE_REFUSED = "WriteRefused"
-    """The apiserver refuses an object of the Workspace (rights, quota, an admission policy, its schema)."""
-
-
 class Finalizer(StrEnum):
     """What to do about our finalizer."""
 

@@ -20,6 +20,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$")]
     image: Annotated[str, msgspec.Meta(min_length=1)]
     """Default image reference; the setting `--engine-image NAME=REF` replaces it."""
+    tuner_image: str = ""
+    """Default image of the tuner for the same GPUs (`--tuner-images NAME=REF` replaces it); "" where none was built."""
     vllm: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]
     torch: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]
     min_compute_capability: str = ""

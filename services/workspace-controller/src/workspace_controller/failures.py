@@ -16,6 +16,7 @@ import msgspec
 from kaito_api import labels, report
 from kaito_api.conditions import Reason
 from kaito_api.core import ContainerStatus, Node, Pod, Terminated
+from workspace_controller.tuning import exits as tuning_exits
 
 MESSAGE_LIMIT: Final = 256
 """Characters of a failure's message (KAITO's limit)."""
@@ -30,6 +31,7 @@ EXIT_REASONS: Final = {
     70: Reason.ENGINE_FAILED,
     71: Reason.OUT_OF_MEMORY,
     72: Reason.ACCESS_DENIED,
+    73: Reason.REGISTRY_UNTRUSTED,
 }
 """Exit codes of the model-server image. A code outside the table says nothing about the cause."""
 
@@ -53,7 +55,9 @@ _START_ERROR: Final = frozenset(
         "PostStartHookError",
     }
 )
-_OUR_REASONS: Final = frozenset(EXIT_REASONS.values())
+_OUR_REASONS: Final = frozenset(EXIT_REASONS.values()).union(
+    *(table.values() for table in tuning_exits.REASONS.values())
+)
 
 
 class Rank(IntEnum):
@@ -128,8 +132,7 @@ def _of_end(pod: Pod, name: str, ended: Terminated) -> Iterator[Failure]:
         yield _failure(Rank.OOM_KILLED, Reason.CONTAINER_OOM_KILLED, pod, name, text)
         return
     said = report.decode(ended.message)
-    reason = _known(said.reason) if said is not None else None
-    reason = reason or EXIT_REASONS.get(ended.exit_code)
+    reason = _own_reason(name, ended.exit_code, said)
     text = said.message if said is not None else ended.message
     if reason is not None:
         yield _failure(Rank.OWN_WORDS, reason, pod, name, text or f"exit code {ended.exit_code}")
@@ -145,8 +148,16 @@ def _of_live_report(pod: Pod, name: str) -> Iterator[Failure]:
     if said is None or said.state != "Failed":
         return
     reason = _known(said.reason)
-    if reason is not None:
+    if reason is not None and name not in tuning_exits.REASONS:  # those end when they fail, and their code says more
         yield _failure(Rank.OWN_WORDS, reason, pod, name, said.message or said.reason)
+
+
+def _own_reason(name: str, code: int, said: report.Report | None) -> Reason | None:
+    """Return what a container says by its exit code and its report; the codes of a tuning Job's containers are their own."""
+    if name in tuning_exits.REASONS:
+        return tuning_exits.REASONS[name].get(code)
+    known = _known(said.reason) if said is not None else None
+    return known or EXIT_REASONS.get(code)
 
 
 def _known(reason: str) -> Reason | None:
@@ -170,6 +181,11 @@ def _pressure(pod: Pod, node: Node | None) -> Reason:
 def _failure(rank: Rank, reason: Reason, pod: Pod, container: str, text: str) -> Failure:
     where = f"Pod {pod.metadata.name}" + (f", container {container}" if container else "")
     return Failure(rank=rank, reason=reason, message=cut(f"{where}: {' '.join(text.split())}"))
+
+
+def sentence(text: str) -> str:
+    """Return `text` with one mark at its end: what it has, or a full stop."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def cut(text: str, limit: int = MESSAGE_LIMIT) -> str:

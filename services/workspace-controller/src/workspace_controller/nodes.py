@@ -96,17 +96,19 @@ def _bring_your_own(
         deletes=surplus,
         worker_nodes=tuple(node.metadata.name for node in usable),
         bring_your_own=True,
-        blocked=_brought_blocked(workspace, brought, usable, sizing),
+        blocked=_brought_blocked(workspace, nodes, usable, sizing),
     )
 
 
 def _brought_blocked(
-    workspace: Workspace, brought: Sequence[Node], usable: Sequence[Node], sizing: Sizing
+    workspace: Workspace, nodes: Sequence[Node], usable: Sequence[Node], sizing: Sizing
 ) -> Blocked | None:
+    brought = brought_nodes(workspace, nodes)
+    taken = [node for node in select(nodes, node_labels(workspace)) if node not in brought]
     if len(usable) >= sizing.node_count and (sizing.gpus is not None or sizing.preset is None):
         return None
     selector = ", ".join(f"{key}={value}" for key, value in node_labels(workspace).items())
-    if not brought:
+    if not brought and not taken:
         example = f", for example {sizing.suggestion}, the cheapest that fits" if sizing.suggestion else ""
         message = (
             f"no node carries {selector}, and resource.instanceType is empty: label the nodes that you bring, or create the "
@@ -114,8 +116,14 @@ def _brought_blocked(
         )
         return Blocked(reason=Reason.INSTANCE_TYPE_MISSING, message=message)
     faults = [f"{node.metadata.name} {fault}" for node in brought if (fault := _unusable(node, sizing)) is not None]
+    faults += [f"{node.metadata.name} serves {_owner(node)}" for node in taken]
     message = f"{len(usable)} of {sizing.node_count} node(s) with {selector} can be used"
     return Blocked(reason=Reason.NOT_ENOUGH_NODES, message="; ".join([message, *faults[:5]]))
+
+
+def _owner(node: Node) -> str:
+    found = node.metadata.labels
+    return f"Workspace {found.get(labels.WORKSPACE_NAMESPACE, '')}/{found[labels.WORKSPACE]}: label another node"
 
 
 def _unusable(node: Node, sizing: Sizing) -> str | None:

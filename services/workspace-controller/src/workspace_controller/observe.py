@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kaito_api.core import Node, Pod
 from kaito_api.meta import Key, Object, Resource
 from kaito_api.resources import (
+    JOBS,
     NETWORKPOLICIES,
     ROLEBINDINGS,
     ROLES,
@@ -17,7 +18,8 @@ from kaito_api.resources import (
 )
 from kaito_api.workspace import Workspace
 from kubecore.informer import Informer
-from workspace_controller.caches import OWNER, WORKSPACE, Caches, config_name
+from workspace_controller.adapter_check import Checks
+from workspace_controller.caches import OUTPUT, OWNER, WORKSPACE, Caches, config_name, output_image
 from workspace_controller.claims import Claim
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import (
@@ -30,14 +32,20 @@ from workspace_controller.observed import ChildId, Observed
 from workspace_controller.recent import Recent
 from workspace_controller.selector import SelectorError, node_labels, select
 
+Look = Callable[[Workspace], Checks]
+"""What is known about the images of a Workspace's adapters. Must not wait."""
+
 
 class Observer:
     """Takes snapshots."""
 
-    def __init__(self, caches: Caches, recent: Recent, required_policies: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, caches: Caches, recent: Recent, required_policies: tuple[str, ...] = (), look: Look | None = None
+    ) -> None:
         self._caches = caches
         self._recent = recent
         self._policies = required_policies
+        self._look = look
 
     def workspace(self, key: Key) -> Workspace | None:
         """Return the Workspace as we know it, or None."""
@@ -64,7 +72,9 @@ class Observer:
             deployments=tuple(caches.deployments.by_index(OWNER, uid)),
             jobs=tuple(caches.jobs.by_index(OWNER, uid)),
             config=self._config(workspace),
+            adapter_checks=self._look(workspace) if self._look is not None else {},
             applied_generations=self._recent.generations(key),
+            output_rival=self._output_rival(workspace),
         )
 
     def _nodes(self, workspace: Workspace, claims: tuple[Claim, ...], pods: tuple[Pod, ...]) -> tuple[Node, ...]:
@@ -99,6 +109,7 @@ class Observer:
             (NETWORKPOLICIES, caches.network_policies, (network_policy_name(key.name),)),
             (SERVICES, caches.services, (key.name, headless_service_name(key.name))),
             (STATEFULSETS, caches.statefulsets, (statefulset_name(key.name),)),
+            (JOBS, caches.jobs, (key.name,)),
         )
         seen: dict[ChildId, Object] = {
             ChildId(resource.plural, found.metadata.name): found
@@ -114,11 +125,29 @@ class Observer:
         found = self._caches.config_maps.get(Key(workspace.metadata.namespace, name))
         return ConfigSource(found=found is not None, data=found.data if found is not None else {})
 
+    def _output_rival(self, workspace: Workspace) -> Key | None:
+        """Return the oldest other Workspace that pushes to the same tag, if it is older than this one."""
+        found = [
+            other
+            for image in output_image(workspace)
+            for other in self._caches.workspaces.by_index(OUTPUT, image)
+            if other.metadata.uid != workspace.metadata.uid and not other.metadata.deleting
+        ]
+        first = min((workspace, *found), key=_age)
+        return first.metadata.key if first is not workspace else None
+
     def _missing_policies(self) -> tuple[str, ...]:
-        policies = self._caches.policies
-        if policies is None:
+        """Return the demanded policies that are not there, or that no binding of theirs makes deny."""
+        policies, bindings = self._caches.policies, self._caches.policy_bindings
+        if policies is None or bindings is None:
             return ()
-        return tuple(name for name in self._policies if policies.get(Key("", name)) is None)
+        denying = {b.spec.policy_name for b in bindings.list() if "Deny" in b.spec.validation_actions}
+        return tuple(name for name in self._policies if name not in denying or policies.get(Key("", name)) is None)
+
+
+def _age(workspace: Workspace) -> tuple[float, str]:
+    created = workspace.metadata.creation_timestamp
+    return (created.timestamp() if created is not None else 0.0, workspace.metadata.uid)
 
 
 def _standing(informer: Informer[Any], namespace: str, uid: str, names: tuple[str, ...]) -> Iterator[Any]:

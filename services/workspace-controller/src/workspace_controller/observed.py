@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaito_api.core import ControllerRevision, Deployment, Job, Node, Pod, StatefulSet
-from kaito_api.meta import Object, Resource
+from kaito_api.meta import Key, Object, Resource
 from kaito_api.resources import STATEFULSETS
 from kaito_api.workspace import Workspace
+from workspace_controller.adapter_check import Checks
 from workspace_controller.claims import Claim
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import statefulset_name
@@ -48,6 +49,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     config: ConfigSource | None = None
     """The ConfigMap that the spec names; None where it names none."""
+    output_rival: Key | None = None
+    """An older Workspace that pushes its adapter to the same tag."""
+    adapter_checks: Checks = {}
+    """Looks at the adapters' images, for those that anybody can read; an image that is not there was not looked at."""
     applied_generations: Mapping[str, int] = {}
     """By UID: the generation that our last apply gave. A higher one means that somebody else changed the object."""
 

@@ -9,7 +9,7 @@ from kaito_api.conditions import Reason
 from kaito_api.meta import Object
 from kaito_api.resources import WORKSPACES
 from workspace_controller.claims import claim_resource
-from workspace_controller.decision import Obstacle, PlanReason
+from workspace_controller.decision import Obstacle
 from workspace_controller.failures import cut
 from workspace_controller.manifest import Manifest
 from workspace_controller.observed import Observed
@@ -27,15 +27,18 @@ def find_obstacle(observed: Observed, verdict: Verdict, settings: Settings) -> O
     if observed.namespace_terminating:
         text = "The namespace is being deleted: nothing can be created in it, and no node is requested."
         return Obstacle(reason=Reason.NAMESPACE_TERMINATING, message=text)
-    if observed.workspace.tuning is not None:
-        text = "The spec is valid, but this version of the controller runs inference only: upgrade it to run tuning."
-        return Obstacle(reason=PlanReason.TUNING_NOT_YET_AVAILABLE, message=text, field="tuning")
+    if observed.output_rival is not None:
+        rival = observed.output_rival
+        same = rival.namespace == observed.workspace.metadata.namespace
+        whose = f"the Workspace {rival.name}" if same else "a Workspace of another namespace"
+        text = f"{whose} is older and pushes to the same tag: name another tag in tuning.output.image."
+        return Obstacle(reason=Reason.OUTPUT_CONFLICT, message=text, field="tuning.output.image")
     if (sizing := verdict.sizing) is not None and sizing.node_count > 1 and observed.workspace.inference is not None:
         text = (
             f"The model needs {sizing.node_count} nodes of {sizing.instance_type or 'this size'}, and this version of the model "
             "server runs on one: name an instance type that holds the model on one node. No node is requested."
         )
-        return Obstacle(reason=PlanReason.MULTI_NODE_NOT_YET_AVAILABLE, message=text, field="resource.instanceType")
+        return Obstacle(reason=Reason.MULTI_NODE_NOT_YET_AVAILABLE, message=text, field="resource.instanceType")
     if observed.missing_policies:
         names = ", ".join(observed.missing_policies)
         text = f"No rights are granted to the workload while an admission policy is missing: install {names}."
@@ -47,7 +50,7 @@ def find_obstacle(observed: Observed, verdict: Verdict, settings: Settings) -> O
             "provisioner's CRDs, set --claim-api to the kind that it uses, or leave resource.instanceType out and "
             "label nodes of your own."
         )
-        return Obstacle(reason=PlanReason.CLAIM_API_NOT_SERVED, message=text, field="resource")
+        return Obstacle(reason=Reason.CLAIM_API_NOT_SERVED, message=text, field="resource")
     return None
 
 

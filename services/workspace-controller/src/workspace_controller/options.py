@@ -1,7 +1,8 @@
-"""The annotations of a Workspace that change its inference workload, read into one struct."""
+"""The annotations of a Workspace that change its workload, read into one struct."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
@@ -36,6 +37,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     weights_from: str = ""
     weights_claim: str = ""
     lora: bool = True
+    strong_adapters: bool = False
+    """Adapter strengths above 1 are meant."""
+    adapter_restart: bool = False
+    """The pods may be rolled for an adapter that cannot go live without it."""
+    dry_run: bool = False
+    """Tuning: stop after data, fit and two steps."""
+    push_hold_seconds: int | None = None
+    """Tuning: how long a refused push holds the node; None for the operator's setting."""
     problems: tuple[tuple[str, str], ...] = ()
     """Annotation key and what is wrong with its value."""
 
@@ -48,8 +57,14 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     labels.DISABLE_BENCHMARK: ("true", "false"),
     labels.ENABLE_LB: ("True", "False", "true", "false"),
     labels.LORA: ("enabled", labels.DISABLED),
+    labels.STRONG_ADAPTERS: ("true", "false"),
+    labels.ADAPTER_RESTART: (labels.ALLOWED, "never"),
     WEIGHTS_FROM: ("oci", "hf"),
+    labels.TUNING_DRY_RUN: ("true", "false"),
 }
+_DURATION: Final = re.compile(r"(\d{1,6})([smh]?)", re.ASCII)
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
+_LONGEST_HOLD: Final = 24 * 3600
 _ANY_CASE: Final = frozenset({labels.NODE_IMAGE_FAMILY})
 
 
@@ -79,5 +94,20 @@ def read_options(annotations: Mapping[str, str]) -> Options:
         weights_from=good.get(WEIGHTS_FROM, ""),
         weights_claim=annotations.get(WEIGHTS_CLAIM, ""),
         lora=good.get(labels.LORA) != labels.DISABLED,
+        strong_adapters=good.get(labels.STRONG_ADAPTERS) == "true",
+        adapter_restart=good.get(labels.ADAPTER_RESTART) == labels.ALLOWED,
+        dry_run=good.get(labels.TUNING_DRY_RUN) == "true",
+        push_hold_seconds=_hold(annotations.get(labels.PUSH_HOLD), problems),
         problems=tuple(problems),
     )
+
+
+def _hold(text: str | None, problems: list[tuple[str, str]]) -> int | None:
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text)
+    seconds = int(found[1]) * _SECONDS[found[2]] if found is not None else 0
+    if found is None or seconds > _LONGEST_HOLD:
+        problems.append((labels.PUSH_HOLD, f"must be a time up to 24h such as 600s, 30m or 2h, not {text!r}"))
+        return None
+    return seconds

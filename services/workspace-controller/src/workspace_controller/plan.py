@@ -8,44 +8,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
+
+import msgspec
 
 from kaito_api import labels
-from kaito_api.resources import CONTROLLERREVISIONS, DEPLOYMENTS
-from kaito_api.workspace_status import WorkspaceStatus
+from kaito_api.conditions import Reason
+from kaito_api.resources import DEPLOYMENTS, STATEFULSETS
+from workspace_controller.adapter_check import check_obstacle, rank_for
+from workspace_controller.adapter_plan import AdapterPlan, encoded, settle, with_volumes
 from workspace_controller.applied import stamped
+from workspace_controller.bookkeeping import (
+    claim_notices,
+    engine_image,
+    finalizer,
+    news,
+    old_revisions,
+    renumbered,
+    revision_annotations,
+)
 from workspace_controller.catalog import Catalog
 from workspace_controller.children import plan_children
 from workspace_controller.claims import views
-from workspace_controller.decision import Decision, Delete, Finalizer, Notice, Patch
+from workspace_controller.decision import Decision, Delete, Finalizer, Notice, Obstacle
 from workspace_controller.deletion import Stage, plan_deletion
 from workspace_controller.inference import plan_inference
 from workspace_controller.manifest import Manifest
 from workspace_controller.nodes import NodePlan, plan_nodes
 from workspace_controller.observed import Observed
 from workspace_controller.obstacles import find_obstacle, taken_name
+from workspace_controller.options import read_options
 from workspace_controller.revision import RevisionPlan, plan_revision
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing, plan_status
 from workspace_controller.status import Situation, compose
 from workspace_controller.status.resource import judge_resources
+from workspace_controller.tuning.decide import decide_tuning
 from workspace_controller.validation import validate
+
+_LOOK_AGAIN: Final = 65.0
+"""Seconds: a better adapter may be pushed under the same tag, and nothing tells us."""
 
 
 def plan(observed: Observed, catalog: Catalog, settings: Settings, now: datetime) -> Decision:
     """Decide what to do about `observed.workspace`."""
     if observed.workspace.metadata.deleting:
         return _plan_end(observed, settings, now)
+    if observed.workspace.tuning is not None:
+        return decide_tuning(observed, catalog, settings, now)
+    options = read_options(observed.workspace.metadata.annotations)
+    rank = rank_for(observed.adapter_checks, settings.lora)
+    adapters = settle(observed.workspace, rank, observed.statefulset, allowed=options.adapter_restart)
+    settings = _with_rank(settings, adapters.plan.rank)
     verdict = validate(observed.workspace, catalog, settings, config=observed.config, nodes=observed.nodes)
-    obstacle = find_obstacle(observed, verdict, settings)
-    if verdict.sizing is None or observed.workspace.tuning is not None:
+    obstacle = find_obstacle(observed, verdict, settings) or _unseen(observed)
+    if verdict.sizing is None:
         return _obstructed(Situation(observed=observed, obstacle=obstacle), now)
     sizing = verdict.sizing
     nodes = plan_nodes(observed.workspace, observed.nodes, observed.claims, sizing, settings, now)
     history = plan_revision(observed.workspace, observed.revisions)
-    desired = _desired(observed, sizing, settings, history)
+    desired = _desired(observed, sizing, settings, history, adapters.plan)
     obstacle = obstacle or taken_name(observed, desired)
-    shown = plan_status(sizing, _image(sizing, settings), observed.workspace.metadata.generation)
-    situation = Situation(observed=observed, nodes=nodes, plan=shown, obstacle=obstacle)
+    shown = plan_status(sizing, engine_image(sizing, settings), observed.workspace.metadata.generation)
+    situation = Situation(observed=observed, nodes=nodes, plan=shown, obstacle=obstacle, adapters_held=adapters.held)
     if obstacle is not None:
         return _obstructed(situation, now)
     return _proceed(situation, nodes, history, desired, now)
@@ -58,20 +83,18 @@ def _proceed(
     resources = judge_resources(nodes, views(observed.claims), observed.nodes)
     children = plan_children(observed, desired, nodes_ready=resources.resource.ok)
     legacy = _legacy(observed)
-    annotations = {labels.REVISION_HASH: history.digest, labels.REVISION: str(history.number)}
-    stored = observed.workspace.metadata.annotations
     stands_or_comes = observed.statefulset is not None or bool(children.applies)
     return Decision(
-        finalizer=_finalizer(observed),
-        annotations={key: value for key, value in annotations.items() if stored.get(key) != value},
-        deletes=(*nodes.deletes, *children.deletes, *legacy, *_old_revisions(history)),
+        finalizer=finalizer(observed),
+        annotations=revision_annotations(observed, history),
+        deletes=(*nodes.deletes, *children.deletes, *legacy, *old_revisions(history)),
         creates=children.creates,
-        patches=children.patches + _renumbered(history),
+        patches=children.patches + renumbered(history),
         claims=nodes.creates,
         applies=children.applies,
         history=(history.create,) if history.create is not None and stands_or_comes else (),
-        status=_news(observed, compose(situation, now)),
-        notices=(*_claim_notices(nodes), *_migration_notices(legacy)),
+        status=news(observed, compose(situation, now)),
+        notices=(*claim_notices(nodes), *_migration_notices(legacy)),
         requeue_after=nodes.requeue_after,
         blocked_on="" if resources.resource.ok else resources.resource.reason,
     )
@@ -81,8 +104,9 @@ def _obstructed(situation: Situation, now: datetime) -> Decision:
     """Keep everything as it is and say what stands in the way."""
     observed, obstacle = situation.observed, situation.obstacle
     return Decision(
-        finalizer=_finalizer(observed),
-        status=_news(observed, compose(situation, now)),
+        finalizer=finalizer(observed),
+        status=news(observed, compose(situation, now)),
+        requeue_after=_LOOK_AGAIN if obstacle is not None and obstacle.reason == Reason.ADAPTER_FAILED else None,
         blocked_on=obstacle.reason if obstacle is not None else "",
     )
 
@@ -96,18 +120,47 @@ def _plan_end(observed: Observed, settings: Settings, now: datetime) -> Decision
     status = compose(Situation(observed=observed, deletion=deletion), now)
     return Decision(
         deletes=deletion.deletes,
-        status=_news(observed, status),
+        status=news(observed, status),
         requeue_after=deletion.requeue_after,
         blocked_on=deletion.stage,
     )
 
 
-def _desired(observed: Observed, sizing: Sizing, settings: Settings, history: RevisionPlan) -> tuple[Manifest, ...]:
+def _with_rank(settings: Settings, rank: int) -> Settings:
+    """Return settings with which the engine starts with at least `rank`."""
+    if rank <= settings.lora.rank:
+        return settings
+    return msgspec.structs.replace(settings, lora=msgspec.structs.replace(settings.lora, rank=rank))
+
+
+def _unseen(observed: Observed) -> Obstacle | None:
+    """Return what the adapters' images have against a Workspace that costs nothing yet. One that runs is left alone."""
+    inference = observed.workspace.inference
+    if inference is None or observed.claims or observed.statefulset is not None:
+        return None
+    return check_obstacle(inference.adapters, observed.adapter_checks)
+
+
+def _desired(
+    observed: Observed, sizing: Sizing, settings: Settings, history: RevisionPlan, adapters: AdapterPlan
+) -> tuple[Manifest, ...]:
     """Return the stamped objects of the workload; none while nobody knows what GPUs it will find."""
     if sizing.gpus is None and sizing.preset is not None:
         return ()
-    manifests = plan_inference(observed.workspace, observed.config, sizing, settings, revision=history.number)
-    return tuple(stamped(manifest) for manifest in manifests)
+    workspace = with_volumes(observed.workspace, adapters)
+    manifests = plan_inference(workspace, observed.config, sizing, settings, revision=history.number)
+    return tuple(stamped(_noted(manifest, adapters)) for manifest in manifests)
+
+
+def _noted(manifest: Manifest, adapters: AdapterPlan) -> Manifest:
+    """Return a StatefulSet with the adapters' part of its template written on it, outside the template."""
+    if manifest.resource is not STATEFULSETS:
+        return manifest
+    metadata = manifest.body["metadata"]
+    annotations = {**metadata.get("annotations", {}), labels.ADAPTER_PLAN: encoded(adapters)}
+    return Manifest(
+        resource=manifest.resource, body={**manifest.body, "metadata": {**metadata, "annotations": annotations}}
+    )
 
 
 def _legacy(observed: Observed) -> tuple[Delete, ...]:
@@ -118,46 +171,6 @@ def _legacy(observed: Observed) -> tuple[Delete, ...]:
         if found.metadata.name == observed.workspace.metadata.name
         and observed.owns(found)
         and not found.metadata.deleting
-    )
-
-
-def _old_revisions(history: RevisionPlan) -> tuple[Delete, ...]:
-    return tuple(
-        Delete(resource=CONTROLLERREVISIONS, key=revision.metadata.key, uid=revision.metadata.uid)
-        for revision in history.surplus
-    )
-
-
-def _renumbered(history: RevisionPlan) -> tuple[Patch, ...]:
-    if history.renumber is None:
-        return ()
-    body = {"metadata": {"annotations": {labels.REVISION: str(history.number)}}, "revision": history.number}
-    return (Patch(resource=CONTROLLERREVISIONS, key=history.renumber, body=body),)
-
-
-def _finalizer(observed: Observed) -> Finalizer:
-    held = labels.WORKSPACE_FINALIZER in observed.workspace.metadata.finalizers
-    return Finalizer.KEEP if held else Finalizer.ADD
-
-
-def _news(observed: Observed, status: WorkspaceStatus) -> WorkspaceStatus | None:
-    return None if status == observed.workspace.status else status
-
-
-def _image(sizing: Sizing, settings: Settings) -> str:
-    if sizing.engine is None:
-        return ""
-    return settings.engine_images.get(sizing.engine.name, sizing.engine.image)
-
-
-def _claim_notices(nodes: NodePlan) -> tuple[Notice, ...]:
-    return tuple(
-        Notice(
-            type="Normal",
-            reason="NodeClaimCreated",
-            message=f"Requested a node with {claim.resource.kind} {claim.name}.",
-        )
-        for claim in nodes.creates
     )
 
 

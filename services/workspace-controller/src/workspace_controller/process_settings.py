@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,12 @@ _FLAGS: Final = (
     ("health-port", "8081", "port of /healthz and /readyz; 0 picks a free one"),
     ("metrics-port", "8080", "port of /metrics; 0 picks a free one"),
     ("webhook-port", "0", "port of the validating admission webhook; 0: not served"),
+    (
+        "webhook-configuration",
+        "",
+        "ValidatingWebhookConfiguration to publish own certificates in; empty: they lie in files",
+    ),
+    ("webhook-host", "", "name by which the apiserver calls the webhook, for own certificates: SERVICE.NAMESPACE.svc"),
     ("webhook-certificates", "/tls", "folder with tls.crt and tls.key of the webhook; read again when they change"),
     ("workers", "16", "Workspaces that are worked on at once"),
     ("drain-seconds", "20", "seconds that work in hand may take after SIGTERM"),
@@ -43,6 +50,11 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int = 8080
     webhook_port: int | None = None
     webhook_certificates: Path = Path("/tls")
+    webhook_configuration: str = ""
+    """Where this process publishes certificates of its own; "" serves those of `webhook_certificates`."""
+    webhook_host: str = ""
+    replica: str = ""
+    """Name of this replica: the pod's, or the host's."""
     workers: int = 16
     drain_seconds: float = 20.0
     sweep_seconds: float = 300.0
@@ -53,7 +65,9 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def process_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     """Add the process's flags to `parser`; `environment` gives the defaults."""
-    parser.set_defaults(pod_namespace=environment.get("POD_NAMESPACE", ""))
+    parser.set_defaults(
+        pod_namespace=environment.get("POD_NAMESPACE", ""), pod_name=environment.get("POD_NAME") or socket.gethostname()
+    )
     group = parser.add_argument_group("process")
     for flag, default, text in _FLAGS:
         variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
@@ -74,6 +88,8 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
     if text["log-level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {text['log-level']!r}")
     webhook_port = _number(text, "webhook-port", least=0)
+    if text["webhook-configuration"] and not text["webhook-host"]:
+        raise ValueError("--webhook-configuration needs --webhook-host, the name for the certificate")
     namespace = text["lease-namespace"] or arguments.pod_namespace or "default"
     lease = LeaderConfig(name=text["lease-name"], namespace=namespace)
     return ProcessSettings(
@@ -84,6 +100,9 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
         metrics_port=_number(text, "metrics-port", least=0),
         webhook_port=webhook_port or None,
         webhook_certificates=Path(text["webhook-certificates"]),
+        webhook_configuration=text["webhook-configuration"],
+        webhook_host=text["webhook-host"],
+        replica=arguments.pod_name,
         workers=_number(text, "workers", least=1),
         drain_seconds=_number(text, "drain-seconds", least=1),
         sweep_seconds=_number(text, "sweep-seconds", least=1),

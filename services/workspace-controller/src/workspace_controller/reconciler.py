@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from kaito_api.conditions import Reason
 from kaito_api.meta import Key
 from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
@@ -20,7 +21,8 @@ from kubecore.errors import Forbidden, Invalid, NotFound
 from kubecore.events import EventRecorder
 from workspace_controller.applier import Applier, ClaimRefused, Stranger
 from workspace_controller.catalog import Catalog
-from workspace_controller.decision import Decision, Notice, PlanReason
+from workspace_controller.decision import Decision, Notice
+from workspace_controller.metrics import Metrics
 from workspace_controller.observe import Observer
 from workspace_controller.observed import Observed
 from workspace_controller.plan import plan
@@ -48,6 +50,7 @@ class Reconciler:
         catalog: Catalog,
         settings: Settings,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._observer = observer
         self._applier = applier
@@ -56,6 +59,7 @@ class Reconciler:
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
+        self._metrics = metrics
 
     async def reconcile(self, key: Key) -> Result | None:
         """Reconcile the Workspace `key`; raises what the apiserver refuses, for the queue to retry."""
@@ -85,7 +89,7 @@ class Reconciler:
             raise
         if decision.applies:
             decision = self._after_apply(observed, decision)
-        await self._applier.write_status(observed.workspace, decision)
+        await self._write_status(observed.workspace, decision)
         self._say(observed.workspace, decision.notices)
         await self._applier.finish(observed.workspace, decision)
 
@@ -100,11 +104,16 @@ class Reconciler:
         workspace = observed.workspace
         planned = decision.status or workspace.status
         generation = workspace.metadata.generation
-        told = with_error(planned, str(error), PlanReason.WRITE_REFUSED, generation, self._clock.now())
+        told = with_error(planned, str(error), Reason.WRITE_REFUSED, generation, self._clock.now())
         if told != workspace.status:
-            await self._applier.write_status(workspace, msgspec.structs.replace(decision, status=told))
+            await self._write_status(workspace, msgspec.structs.replace(decision, status=told))
         if isinstance(error, ClaimRefused):
             self._say(workspace, (Notice(type="Warning", reason="NodeClaimCreationFailed", message=str(error)),))
+
+    async def _write_status(self, workspace: Workspace, decision: Decision) -> None:
+        await self._applier.write_status(workspace, decision)
+        if decision.status is not None:
+            self._metrics.told(workspace, decision.status, self._clock.now())
 
     def _say(self, workspace: Workspace, notices: tuple[Notice, ...]) -> None:
         for notice in notices:

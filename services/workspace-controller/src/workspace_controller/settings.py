@@ -27,6 +27,15 @@ LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 WeightsFrom = Literal["oci", "hf"]
 
 
+class AdapterPreflight(StrEnum):
+    """How far the controller looks at adapter images that anybody can read, before it asks for a node."""
+
+    FULL = "full"
+    LIMITS = "limits"
+    """Method, rank and files; not whether it was made for the catalog's model (whose weights are then others)."""
+    OFF = "off"
+
+
 class NodeClassRef(msgspec.Struct, frozen=True, kw_only=True):
     """The provider configuration that claims refer to."""
 
@@ -42,6 +51,24 @@ class LoraDefaults(msgspec.Struct, frozen=True, kw_only=True):
     """Adapters that may be in one batch (vLLM's max-loras)."""
     rank: int = 64
     """Highest rank that fits a slot (vLLM's max-lora-rank): one of LORA_RANKS."""
+
+
+class TuningSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may set about tuning Jobs."""
+
+    images: Mapping[str, str] = {}
+    """Tuner image per engine variant, instead of the catalog's."""
+    packager_image: str = "kaito/adapter-packager:0.1.0"
+    cpu: str = ""
+    """CPU limit of the tuner; "" derives it from the machine."""
+    memory: str = ""
+    """Memory limit of the tuner; "" derives it from the machine."""
+    push_hold_seconds: int = 600
+    """How long a refused push is tried again while the node is held."""
+    data_hosts: tuple[str, ...] = ()
+    """HOST:PORT pairs that data may come from whatever their address, without TLS too."""
+    data_plain_http: bool = False
+    """Whether data may come from public hosts without TLS."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +88,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_class: NodeClassRef = NodeClassRef()
     node_image_family: str = "ubuntu"
     lora: LoraDefaults = LoraDefaults()
+    adapter_preflight: AdapterPreflight = AdapterPreflight.FULL
     server_cpu: str = ""
     """CPU request of the model server; "" derives it from the GPUs."""
     server_memory: str = ""
     """Memory request of the model server; "" derives it from the model."""
+    tuning: TuningSettings = TuningSettings()
     allow_template: bool = True
     """Whether Workspaces may bring a whole pod template."""
     allow_host_path: bool = True
@@ -85,10 +114,22 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("node-image-family", _DEFAULTS.node_image_family, "image family of new nodes: ubuntu or azurelinux"),
     ("lora-slots", str(_DEFAULTS.lora.slots), "adapters in one batch, reduced where memory is short; 0 turns LoRA off"),
     ("lora-rank", str(_DEFAULTS.lora.rank), f"highest rank of an adapter: one of {', '.join(map(str, LORA_RANKS))}"),
+    (
+        "adapter-preflight",
+        _DEFAULTS.adapter_preflight.value,
+        "look at public adapter images first: full, limits or off",
+    ),
     ("server-cpu", "", "CPU request of the model server; empty: from the number of GPUs"),
     ("server-memory", "", "memory request of the model server; empty: from the size of the model"),
+    ("tuner-images", "", "tuner image of each variant, comma-separated: NAME=REFERENCE"),
+    ("packager-image", _DEFAULTS.tuning.packager_image, "image of the adapter-packager"),
+    ("tuner-cpu", "", "CPU limit of the tuner; empty: from the machine type"),
+    ("tuner-memory", "", "memory limit of the tuner; empty: from the machine type"),
+    ("push-hold-seconds", str(_DEFAULTS.tuning.push_hold_seconds), "how long a refused push holds its node"),
+    ("data-hosts", "", "hosts of training data that may be private or without TLS, comma-separated: HOST:PORT"),
+    ("data-plain-http", "false", "whether training data may come from public hosts without TLS"),
     ("allow-template", "true", "whether Workspaces may bring a pod template"),
-    ("allow-host-path", "true", "whether Workspaces may read weights from the node's disk"),
+    ("allow-host-path", "true", "whether Workspaces may read weights and data from the node's disk"),
 )
 """Flag, default and help. All values are text here; `planning_settings` reads them."""
 
@@ -110,7 +151,7 @@ def planning_settings(arguments: argparse.Namespace) -> Settings:
     """Return the settings that the parsed flags say. Raises ValueError naming the flag that makes no sense."""
     text: dict[str, str] = {flag: getattr(arguments, flag.replace("-", "_")) for flag, _, _ in _FLAGS}
     group, kind, name = _parts(text, "node-class", 3)
-    for quantity_flag in ("server-cpu", "server-memory"):
+    for quantity_flag in ("server-cpu", "server-memory", "tuner-cpu", "tuner-memory"):
         _quantity(text, quantity_flag)
     return Settings(
         preset_registry=_choice(text, "preset-registry", ()),
@@ -124,10 +165,29 @@ def planning_settings(arguments: argparse.Namespace) -> Settings:
         lora=LoraDefaults(
             slots=_number(text, "lora-slots"), rank=int(_choice(text, "lora-rank", tuple(map(str, LORA_RANKS))))
         ),
+        adapter_preflight=AdapterPreflight(_choice(text, "adapter-preflight", tuple(AdapterPreflight))),
         server_cpu=text["server-cpu"],
         server_memory=text["server-memory"],
+        tuning=_tuning(text),
         allow_template=_choice(text, "allow-template", ("true", "false")) == "true",
         allow_host_path=_choice(text, "allow-host-path", ("true", "false")) == "true",
+    )
+
+
+def _tuning(text: Mapping[str, str]) -> TuningSettings:
+    hosts = tuple(_words(text["data-hosts"]))
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        if not name or not port.isdecimal():
+            raise ValueError(f"--data-hosts must be HOST:PORT pairs, not {host!r}")
+    return TuningSettings(
+        images=_mapping(text, "tuner-images"),
+        packager_image=_choice(text, "packager-image", ()),
+        cpu=text["tuner-cpu"],
+        memory=text["tuner-memory"],
+        push_hold_seconds=_number(text, "push-hold-seconds"),
+        data_hosts=hosts,
+        data_plain_http=_choice(text, "data-plain-http", ("true", "false")) == "true",
     )
 
 

@@ -11,7 +11,7 @@ from kaito_api.meta import Key, Object
 from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
 from kubecore.informer import Event
-from workspace_controller.caches import ALL, BROUGHT, CONFIG, NAMESPACE, NEEDS, NODE, Caches
+from workspace_controller.caches import ALL, BROUGHT, CONFIG, NAMESPACE, NEEDS, NODE, OUTPUT, Caches, output_image
 from workspace_controller.claims import Claim, workspace_of
 from workspace_controller.selector import SelectorError, node_labels
 
@@ -34,6 +34,7 @@ class Triggers:
         """Listen to every cache."""
         caches = self._caches
         caches.workspaces.add_handler(self._handler(lambda found: [found.metadata.key]))
+        caches.workspaces.add_handler(self._on_rival)
         caches.claims.add_handler(self._handler(self._of_claim))
         caches.nodes.add_handler(self._on_node)
         caches.pods.add_handler(self._handler(_of_pod))
@@ -51,8 +52,9 @@ class Triggers:
             caches.revisions,
         ):
             informer.add_handler(self._handler(self._of_child))
-        if caches.policies is not None:
-            caches.policies.add_handler(self._handler(lambda _: self._every()))
+        for fence in (caches.policies, caches.policy_bindings):
+            if fence is not None:
+                fence.add_handler(self._handler(lambda _: self._every()))
 
     def enqueue_all(self) -> None:
         """Ask for a reconcile of every Workspace."""
@@ -77,10 +79,20 @@ class Triggers:
     def _on_node(self, event: Event[Node]) -> None:
         """Enqueue for what a plan reads of a node; kubelet rewrites the rest (annotations, images) all the time."""
         old, new = event.old, event.new
-        if old is not None and new is not None and _facts(old) == _facts(new):
+        if old is not None and new is not None and old is not new and _facts(old) == _facts(new):
             return
         for key in {key for state in (old, new) if state is not None for key in self._of_node(state)}:
             self._enqueue(key, low_priority=event.initial)
+
+    def _on_rival(self, event: Event[Workspace]) -> None:
+        """Enqueue those that wait for a tag when the Workspace that pushes there goes or lets go of it."""
+        old, new = event.old, event.new
+        if old is None:
+            return
+        still = set(output_image(new)) if new is not None and not new.metadata.deleting else set()
+        for image in set(output_image(old)) - still:
+            for other in self._caches.workspaces.by_index(OUTPUT, image):
+                self._enqueue(other.metadata.key)
 
     def _on_namespace(self, event: Event[Namespace]) -> None:
         """Enqueue when a namespace begins to go: nothing can be created in it any more."""

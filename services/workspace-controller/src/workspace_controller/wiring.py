@@ -5,10 +5,14 @@ The one place that knows all the parts.
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from kaito_api import labels
 from kaito_api.core import ConfigMap, ControllerRevision, Node
@@ -28,6 +32,7 @@ from kaito_api.resources import (
     SERVICES,
     STATEFULSETS,
     VALIDATINGADMISSIONPOLICIES,
+    VALIDATINGADMISSIONPOLICYBINDINGS,
     WORKSPACES,
 )
 from kubecore.client import Client
@@ -38,12 +43,14 @@ from kubecore.events import EventRecorder
 from kubecore.informer import Informer
 from kubecore.manager import Manager
 from workspace_controller import caches as index
+from workspace_controller.adapter_checks import AdapterChecks
 from workspace_controller.applier import MANAGER, Applier
 from workspace_controller.caches import Caches
 from workspace_controller.catalog import Catalog
 from workspace_controller.claims import claim_resource
 from workspace_controller.inference.metadata import MANAGER as MANAGED_BY
 from workspace_controller.inference_config import CONFIG_KEY
+from workspace_controller.metrics import Census, Metrics
 from workspace_controller.observe import Observer
 from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.recent import Recent
@@ -51,13 +58,16 @@ from workspace_controller.reconciler import Reconciler
 from workspace_controller.settings import Settings
 from workspace_controller.sweep import Sweep
 from workspace_controller.triggers import Triggers
+from workspace_controller.tuning.config import CONFIG_KEY as TRAINING_KEY
 from workspace_controller.webhook import Webhook
+from workspace_controller.webhook_trust import WebhookTrust
 
 T = TypeVar("T", bound=Object)
 
 _OURS: Final = f"{labels.MANAGED_BY}={MANAGED_BY}"
 _OF_WORKSPACES: Final = labels.WORKSPACE
 """Selects every object that carries the label, whatever its value."""
+_CONFIG_KEYS: Final = frozenset({CONFIG_KEY, TRAINING_KEY})
 _SYNC_PATIENCE: Final = 600.0
 
 
@@ -70,11 +80,20 @@ class Wired:
     controller: Controller
 
 
-async def wire(
-    client: Client, catalog: Catalog, settings: Settings, process: ProcessSettings, clock: Clock | None = None
+async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
+    client: Client,
+    catalog: Catalog,
+    settings: Settings,
+    process: ProcessSettings,
+    clock: Clock | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> Wired:
-    """Build a controller that is ready to run. Asks the apiserver one thing: whether the claim kind is served."""
+    """Build a controller that is ready to run. Asks the apiserver one thing: whether the claim kind is served.
+
+    `registry` takes the controller's own metrics; a process passes the one that /metrics shows.
+    """
     clock = clock or SystemClock()
+    registry = registry or CollectorRegistry()
     manager = Manager(
         client,
         clock,
@@ -86,27 +105,54 @@ async def wire(
     caches = build_caches(client, settings, process)
     recent = Recent(clock)
     recorder = manager.add_recorder(EventRecorder(client, MANAGER, clock=clock))
+    checks = AdapterChecks(catalog, settings, lambda key: controller.enqueue(key, low_priority=False), clock)
     reconciler = Reconciler(
-        observer=Observer(caches, recent, process.required_policies),
+        observer=Observer(caches, recent, process.required_policies, checks.of),
         applier=Applier(client, caches, recent),
         recorder=recorder,
         recent=recent,
         catalog=catalog,
         settings=settings,
         clock=clock,
+        metrics=Metrics(registry),
     )
+    registry.register(Census(catalog, caches.workspaces.list, caches.claims.list, lambda: manager.is_leader))
     controller = manager.add_controller(
         Controller("workspace", reconciler.reconcile, workers=process.workers, clock=clock)
     )
+    manager.add_task("adapter-checks", checks.run)
     triggers = Triggers(caches, controller.enqueue)
     triggers.connect()
     await _add_informers(manager, client, caches, triggers)
     claims = claim_resource(settings.claim_api)
     if process.webhook_port is not None:
-        webhook = Webhook(catalog, settings, process.webhook_certificates, process.webhook_port)
-        manager.add_task("webhook", webhook.run, leader_only=False)
+        manager.add_task(
+            "webhook", lambda: _serve_webhook(client, catalog, settings, process, clock), leader_only=False
+        )
     manager.add_task("sweep", Sweep(client, caches, claims, clock, process.sweep_seconds).run)
     return Wired(manager, caches, controller)
+
+
+async def _serve_webhook(
+    client: Client, catalog: Catalog, settings: Settings, process: ProcessSettings, clock: Clock
+) -> None:
+    """Serve the webhook in this replica, leader or not, with certificates of its own or those that are mounted."""
+    assert process.webhook_port is not None
+    if not process.webhook_configuration:
+        await Webhook(catalog, settings, process.webhook_certificates, process.webhook_port).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="webhook-") as folder:
+        trust = WebhookTrust(
+            Client(client.transport),  # without the election's fence: a standby answers reviews too
+            configuration=process.webhook_configuration,
+            host=process.webhook_host,
+            replica=process.replica,
+            folder=Path(folder),
+            clock=clock,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Webhook(catalog, settings, Path(folder), process.webhook_port).run())
+            group.create_task(trust.run())
 
 
 def build_caches(client: Client, settings: Settings, process: ProcessSettings) -> Caches:
@@ -115,11 +161,11 @@ def build_caches(client: Client, settings: Settings, process: ProcessSettings) -
     def plain(res: Resource[T], selector: str | None = None, **indexes: Any) -> Informer[T]:
         return Informer(client, res, label_selector=selector, indexes=indexes)
 
-    policies = VALIDATINGADMISSIONPOLICIES
     workspace_indexes = {
         index.NEEDS: index.by_needs,
         index.CONFIG: index.by_config,
         index.NAMESPACE: index.by_namespace,
+        index.OUTPUT: index.output_image,
         index.BROUGHT: index.brought,
     }
     claim_indexes = {index.WORKSPACE: index.by_claimed_workspace, index.NODE: index.by_claimed_node}
@@ -147,7 +193,8 @@ def build_caches(client: Client, settings: Settings, process: ProcessSettings) -
         ),
         config_maps=Informer(client, CONFIGMAPS, prune=_prune_config_map),
         namespaces=plain(NAMESPACES),
-        policies=plain(policies) if process.required_policies else None,
+        policies=plain(VALIDATINGADMISSIONPOLICIES) if process.required_policies else None,
+        policy_bindings=plain(VALIDATINGADMISSIONPOLICYBINDINGS) if process.required_policies else None,
     )
 
 
@@ -185,6 +232,6 @@ def _prune_revision(revision: ControllerRevision) -> ControllerRevision:
 
 
 def _prune_config_map(config_map: ConfigMap) -> ConfigMap:
-    """Keep the one key that is read: a cluster's other ConfigMaps may be large."""
-    kept = {key: value for key, value in config_map.data.items() if key == CONFIG_KEY}
+    """Keep the keys that are read: a cluster's other ConfigMaps may be large."""
+    kept = {key: value for key, value in config_map.data.items() if key in _CONFIG_KEYS}
     return msgspec.structs.replace(config_map, data=kept, binary_data={})

@@ -82,7 +82,7 @@ class Cluster:
     async def condition(self, name: str, type_: str) -> Condition | None:
         return find_condition((await self.workspace(name)).status.conditions, type_)
 
-    async def becomes(self, name: str, type_: str, status: str, reason: str = "", timeout: float = 15) -> Condition:
+    async def becomes(self, name: str, type_: str, status: str, reason: str = "", timeout: float = 30) -> Condition:
         """Wait until a condition of the Workspace has that status (and reason)."""
 
         async def check() -> Condition | None:
@@ -215,7 +215,13 @@ async def client(apiserver: Any) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def cluster(client: Client, namespace: str) -> AsyncIterator[Cluster]:
-    """The cluster as the test acts on it; cluster-scoped objects are removed afterwards."""
+    """The cluster as the test acts on it; cluster-scoped objects are removed afterwards.
+
+    The controllers under test watch all namespaces, and all tests of a session share the apiserver: the count of claims and
+    of writes holds only where no other Workspace stands.
+    """
+    others = [str(found.metadata.key) for found in await client.list(WORKSPACES)]
+    assert not others, f"left behind by an earlier test: {others}"
     yield Cluster(client, namespace)
     for res in (NODECLAIMS, MACHINES):
         for claim in await client.list(res):

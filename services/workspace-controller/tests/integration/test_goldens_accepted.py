@@ -70,7 +70,9 @@ async def test_the_restricted_standard_admits_the_pods(
     documents = planned(name, namespace)
     accounts = [document for document in documents if document["kind"] == "ServiceAccount"]
     await apiserver.kubectl("apply", "-f", write(accounts, tmp_path / "accounts.json"))
-    template = next(document for document in documents if document["kind"] == "StatefulSet")["spec"]["template"]
+    template = next(document for document in documents if document["kind"] in {"StatefulSet", "Job"})["spec"][
+        "template"
+    ]
     metadata = template["metadata"] | {"name": "pod", "namespace": namespace}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
     await apiserver.kubectl("create", "--dry-run=server", "-f", write([pod], tmp_path / "pod.json"))

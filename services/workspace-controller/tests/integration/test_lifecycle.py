@@ -214,16 +214,16 @@ async def test_lost_node_and_its_return(cluster: Any, run_controller: Any) -> No
     async with run_controller():
         node = await cluster.serve("phi")
         await cluster.node_status(node, ready=False)
-        condition = await cluster.becomes("phi", "ResourceReady", "False", "NodeNotReady", timeout=1)
+        condition = await cluster.becomes("phi", "ResourceReady", "False", "NodeNotReady")
         assert condition.message
-        await cluster.becomes("phi", "InferenceReady", "False", timeout=1)
+        await cluster.becomes("phi", "InferenceReady", "False")
         assert (await cluster.workspace("phi")).status.state == "NotReady"
         assert (await cluster.workspace("phi")).status.worker_nodes == []
         await cluster.node_status(node, ready=True)
-        await cluster.becomes("phi", "WorkspaceSucceeded", "True", timeout=1)
+        await cluster.becomes("phi", "WorkspaceSucceeded", "True")
         assert (await cluster.workspace("phi")).status.worker_nodes == [node]
         await cluster.client.delete(NODES, Key("", node), grace_seconds=0)
-        await cluster.becomes("phi", "ResourceReady", "False", "NodeNotReady", timeout=1)
+        await cluster.becomes("phi", "ResourceReady", "False", "NodeNotReady")
 
 
 async def test_a_deleted_claim_is_replaced_by_the_next_attempt(cluster: Any, run_controller: Any) -> None:
@@ -248,10 +248,10 @@ async def test_a_crash_reaches_the_condition_at_once(
     async with run_controller():
         await cluster.serve("phi")
         await cluster.pod_status("phi-0", ready=False, container=crashed(exit_code))
-        await cluster.becomes("phi", "InferenceReady", "False", reason, timeout=1)
-        await cluster.becomes("phi", "WorkspaceSucceeded", "False", timeout=1)
+        await cluster.becomes("phi", "InferenceReady", "False", reason)
+        await cluster.becomes("phi", "WorkspaceSucceeded", "False")
         await cluster.pod_status("phi-0", ready=True)
-        await cluster.becomes("phi", "WorkspaceSucceeded", "True", timeout=1)
+        await cluster.becomes("phi", "WorkspaceSucceeded", "True")
 
 
 async def test_a_failed_claim_reaches_the_condition_at_once(cluster: Any, run_controller: Any) -> None:
@@ -261,9 +261,9 @@ async def test_a_failed_claim_reaches_the_condition_at_once(cluster: Any, run_co
         failed = {"type": "Launched", "status": "False", "reason": "QuotaExceeded", "message": "no NCv3 cores left"}
         status = {"conditions": [{**failed, "lastTransitionTime": "2999-01-01T00:00:00Z"}]}
         await cluster.client.patch(NODECLAIMS, claim.metadata.key, {"status": status}, subresource="status")
-        condition = await cluster.becomes("phi", "NodeClaimReady", "False", "QuotaExceeded", timeout=1)
+        condition = await cluster.becomes("phi", "NodeClaimReady", "False", "QuotaExceeded")
         assert "no NCv3 cores left" in condition.message
-        await cluster.becomes("phi", "ResourceReady", "False", "QuotaExceeded", timeout=1)
+        await cluster.becomes("phi", "ResourceReady", "False", "QuotaExceeded")
 
 
 async def test_nodes_that_the_user_brings(cluster: Any, run_controller: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from kubecore.errors import Forbidden, Invalid
 from kubecore.testing.asserts import eventually
 
 pytestmark = pytest.mark.integration
-EXAMPLES = Path(__file__).parent / "examples"
-
 BASE: dict[str, Any] = yaml.safe_load("""
 apiVersion: kaito.sh/v1beta1
 kind: Workspace
@@ -170,17 +167,6 @@ async def test_names_that_no_service_can_have(cluster: Any, run_controller: Any,
     async with run_controller():
         condition = await cluster.becomes(name, "WorkspaceSucceeded", "False", "SpecInvalid")
         assert "metadata.name" in condition.message
-        assert await cluster.claims(name) == []
-
-
-async def test_tuning_is_validated_and_told_to_wait(cluster: Any, run_controller: Any) -> None:
-    text = (EXAMPLES / "tuning-phi-3-qlora.yaml").read_text()
-    await cluster.apply(text.replace("REGISTRY/IMAGE:", "registry.local/image:").replace("REGISTRY_SECRET", "push"))
-    name = "workspace-tuning-phi-3"
-    async with run_controller():
-        condition = await cluster.becomes(name, "WorkspaceSucceeded", "False", "TuningNotYetAvailable")
-        assert "upgrade" in condition.message
-        await cluster.becomes(name, "JobStarted", "False", "TuningNotYetAvailable")
         assert await cluster.claims(name) == []
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kaito_local.binaries import ensure
 from kaito_local.command import run
+from kaito_local.errors import CommandError, LocalError
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY
 
@@ -44,7 +45,32 @@ async def install(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> No
     await program("upgrade", "--install", *target, "--values", LOCAL_PROFILE, "--values", "-", stdin=json.dumps(values))
     names = await kubectl("get", "deployments", "-n", NAMESPACE, "-o", "name", "-l", "app.kubernetes.io/part-of=kaito")
     for name in names.split():
-        await kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=180s", timeout=190)
+        try:
+            await kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=180s", timeout=190)
+        except CommandError:
+            pods = await kubectl.json("get", "pods", "-n", NAMESPACE)
+            raise LocalError(f"{name} does not become available:\n{waits(pods['items'])}") from None
+
+
+def waits(pods: list[dict[str, Any]]) -> str:
+    """What the pods that are not ready wait for, a line each."""
+    lines = []
+    for pod in pods:
+        status = pod.get("status", {})
+        words = [
+            f"{state['reason']}: {state.get('message', '')}"
+            for container in status.get("containerStatuses", [])
+            for kind, state in container.get("state", {}).items()
+            if kind != "running" and state.get("reason")
+        ]
+        words += [
+            condition.get("message", "")
+            for condition in status.get("conditions", [])
+            if condition["type"] == "PodScheduled" and condition["status"] != "True"
+        ]
+        if words:
+            lines.append(f"  {pod['metadata']['name']}: {'; '.join(words)}")
+    return "\n".join(lines) or "  its pods give no reason: look at their logs with kubectl logs"
 
 
 def local_values(
@@ -54,12 +80,16 @@ def local_values(
     *,
     node_selector: dict[str, str] | None = None,
     plain_http: bool = True,
+    adapter_registry: str = "",
+    data_host: str = "",
 ) -> dict[str, Any]:
     """The values of a local installation: image references by service, the registry, the kind of claim.
 
-    ``node_selector`` keeps the controllers on the operator's own node.
+    ``node_selector`` keeps the controllers on the operator's own node. ``adapter_registry`` is a second registry without
+    TLS, ``data_host`` the HOST:PORT that training data may come from.
     """
     host = registry.partition("/")[0]
+    plain_hosts = [host] if plain_http else []
     repository, _, tag = images["workspace-controller"].rpartition(":")
     return {
         "workspace-controller": {
@@ -67,8 +97,13 @@ def local_values(
             "nodeSelector": {"kubernetes.io/os": "linux", **(node_selector or {})},
             "settings": {
                 "presetRegistry": f"{registry}/presets",
-                "plainHttpHosts": [host] if plain_http else [],
+                "plainHttpHosts": [*plain_hosts, *([adapter_registry] if adapter_registry else [])],
                 "engineImages": {"cpu": images["model-server"]},
+                "tuning": {
+                    "images": {"cpu": images["tuner"]},
+                    "packagerImage": images["adapter-packager"],
+                    "dataHosts": [data_host] if data_host else [],
+                },
                 "claimApi": claim_api,
             },
         },

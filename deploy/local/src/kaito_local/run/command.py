@@ -15,6 +15,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--claim-api", choices=("nodeclaim", "machine"), default="nodeclaim")
     parser.add_argument("--provisioner", choices=PROVISIONERS, default=PROVISIONERS[0], help="who answers the claims")
     parser.add_argument("--timeout", type=float, default=900, help="seconds to wait for the model (default: 900)")
+    parser.add_argument("--only-serving", action="store_true", help="the first act alone: no tuning")
     parser.set_defaults(command=run)
     parser = subparsers.add_parser("down", help="removes everything that run, cluster and control-plane started")
     parser.set_defaults(command=run_down)
@@ -28,7 +29,12 @@ async def run(args: argparse.Namespace) -> int:
     if bool(args.cluster) != bool(args.registry):
         print("an existing cluster needs both names: CLUSTER=<context> REGISTRY=<ref>")
         return 2
-    options = Options(claim_api=args.claim_api, timeout=args.timeout, provisioner=args.provisioner)
+    options = Options(
+        claim_api=args.claim_api,
+        timeout=args.timeout,
+        provisioner=args.provisioner,
+        only_serving=args.only_serving,
+    )
     if args.cluster:
         await run_existing(args.cluster, args.registry, options)
     else:

@@ -15,15 +15,15 @@ from kaito_local.images.containerd import Containerd
 from kaito_local.images.spec import Image
 from kaito_local.images.store import load_template
 from kaito_local.images_command import LOCAL_PREFIX
-from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY, state_root
 from kaito_local.progress import say
 from kaito_local.registry import Registry
-from kaito_local.run import provisioner
+from kaito_local.run import learning, provisioner
 from kaito_local.run.chart import helm, install, local_values
 from kaito_local.run.follow import follow
 from kaito_local.run.phases import Phases
 from kaito_local.run.presets import push_demo_models
+from kaito_local.run.second_act import Stage, learn, service_url
 from kaito_local.run.show import show_answers, show_rows
 from kubecore.config import load_config
 
@@ -46,6 +46,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds to wait for the model to serve."""
     provisioner: str = provisioner.REAL
     """Who answers claims in a local cluster."""
+    only_serving: bool = False
+    """Leave the second act out."""
 
 
 async def run_local(options: Options) -> None:
@@ -75,14 +77,30 @@ async def run_local(options: Options) -> None:
             cluster, options.provisioner, options.claim_api, references["gpu-provisioner"]
         )
     with phases.phase("umbrella chart (Helm)"):
-        values = local_values(references, registry, options.claim_api, node_selector=SYSTEM_NODE.labels)
+        values = local_values(
+            references,
+            registry,
+            options.claim_api,
+            node_selector=SYSTEM_NODE.labels,
+            adapter_registry=f"{cluster.host_ip}:{learning.REGISTRY_PORT}",
+            data_host=f"{cluster.host_ip}:{learning.DATA_PORT}",
+        )
         await install(await helm(cluster.kubeconfig), kubectl, {**values, "gpu-provisioner": answering})
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         await kubectl("apply", "-f", EXAMPLE)
         await follow(load_config(str(cluster.kubeconfig)), WORKSPACE, references["model-server"], options.timeout)
     with phases.phase("answers"):
         await show_rows(kubectl, WORKSPACE)
-        await show_answers(await _service_url(kubectl))
+        await show_answers(await service_url(kubectl, WORKSPACE))
+    if not options.only_serving:
+        stage = Stage(
+            kubectl=kubectl,
+            kubeconfig=cluster.kubeconfig,
+            address=cluster.host_ip,
+            server=references["model-server"],
+            timeout=options.timeout,
+        )
+        await learn(stage, phases)
     say(f"\n{phases.table()}")
     say(f"\nIt keeps running. KUBECONFIG={cluster.kubeconfig}; `make down` removes everything.")
 
@@ -91,6 +109,7 @@ async def down() -> None:
     """End and remove everything that this machine runs for us."""
     await provisioner.stop()
     await Cluster().down()
+    await learning.stop()
     await Registry(state_root() / "registry").down()
     await ControlPlane(state_root() / "control-plane").down()
 
@@ -106,9 +125,6 @@ def _allow_plain_http(certs_d: Path, registry: str) -> None:
     """Tell the nodes' containerd that this registry speaks plain http."""
     folder = certs_d / registry
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hosts.toml").write_text(f'server = "http://{registry}"\n')
-
-
-async def _service_url(kubectl: Kubectl) -> str:
-    service = await kubectl.json("get", "service", WORKSPACE.name, "-n", WORKSPACE.namespace)
-    return f"http://{service['spec']['clusterIP']}"
+    # containerd 1.6 takes the scheme from the table of the host, not from `server` alone.
+    host_table = f'[host."http://{registry}"]\n  capabilities = ["pull", "resolve"]\n'
+    (folder / "hosts.toml").write_text(f'server = "http://{registry}"\n{host_table}')

@@ -20,12 +20,20 @@ from kaito_api.machine import Machine
 from kaito_api.nodeclaim import NodeClaim
 from kaito_api.report import Report, decode
 from kaito_api.workspace import Workspace
+from kaito_api.workspace_status import TuningState, WorkspaceState
+from kaito_local.errors import LocalError
 
 Claim = NodeClaim | Machine
 _LAUNCHED = {NodeClaim: ClaimCondition.LAUNCHED, Machine: MachineConditionType.LAUNCHED}
 
 _HIDDEN_WAITS = frozenset({"", "ContainerCreating", "PodInitializing"})
-_CONTAINERS = {"weights": "the container that fetches weights", "model-server": "the model server"}
+_CONTAINERS = {
+    "weights": "the container that fetches weights",
+    "model-server": "the model server",
+    "adapter-packager-check": "the check of the push rights",
+    "tuner": "the tuner",
+    "adapter-packager": "the adapter packager",
+}
 _PENDING = frozenset(
     {
         Reason.NODE_CLAIM_NOT_READY,
@@ -34,6 +42,7 @@ _PENDING = frozenset(
         Reason.INFERENCE_PENDING,
         Reason.WEIGHTS_LOADING,
         Reason.ENGINE_STARTING,
+        Reason.JOB_PENDING,
         Reason.PENDING,
     }
 )
@@ -58,6 +67,13 @@ def is_ready(workspace: Workspace | None, pods: Sequence[Pod], image: str) -> bo
     if condition is None or condition.status != Status.TRUE:
         return False
     return condition.observed_generation in {None, 0, workspace.metadata.generation}
+
+
+def is_trained(workspace: Workspace) -> bool:
+    """Whether the tuning has succeeded. LocalError when it has failed."""
+    if workspace.status.state == WorkspaceState.FAILED:
+        raise LocalError(f"the tuning failed:\n{complaint(workspace, ())}")
+    return workspace.status.state == WorkspaceState.SUCCEEDED
 
 
 def complaint(workspace: Workspace | None, pods: Sequence[Pod]) -> str:
@@ -154,10 +170,21 @@ def _last_words(message: str) -> str:
     return f"{report.reason}: {report.message}" if report else message.strip()[-300:]
 
 
+def _tuning(workspace: Workspace) -> list[str]:
+    tuning = workspace.status.tuning
+    if tuning is None or tuning.state != TuningState.TRAINING or not tuning.loss:
+        return []
+    speed = f", {tuning.tokens_per_second} tokens/s" if tuning.tokens_per_second else ""
+    left = f", {tuning.eta_seconds} s left" if tuning.eta_seconds is not None else ""
+    return [f"training: {tuning.progress}, loss {tuning.loss}{speed}{left}"]
+
+
 def _conditions(workspace: Workspace) -> list[str]:
-    said = []
+    said = _tuning(workspace)
     for condition in workspace.status.conditions:
         words = condition.message or condition.reason
+        if condition.type == WorkspaceCondition.JOB_STARTED and condition.status == Status.TRUE:
+            continue  # it repeats the tuner's own words and figures
         if condition.status == Status.TRUE:
             said.append(f"{condition.type}: {words}")
         elif condition.reason not in _PENDING:

@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10, interval: float = 0.02) -> T:
+async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 30, interval: float = 0.02) -> T:
     """Call `check` (plain or async) until it returns something truthy, and return that.
 
     An AssertionError inside `check` counts as "not yet". Raises AssertionError with the last answer after `timeout` seconds.

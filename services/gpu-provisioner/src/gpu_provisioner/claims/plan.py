@@ -82,6 +82,14 @@ def invalid_status(claim: ClaimView, message: str, now: datetime) -> ClaimStatus
     return _status(claim, claim.provider_id, None, conditions.lifecycle(claim, launched, waits, waits, now))
 
 
+def unregistered_status(claim: ClaimView, message: str, now: datetime) -> ClaimStatus:
+    """The status of a claim whose machine was made and never joined."""
+    launched = conditions.unknown(ClaimReason.AWAITING_RECONCILIATION, "the machine exists, its node was never seen")
+    registered = conditions.failed(ClaimReason.REGISTRATION_TIMEOUT, f"{message}; the claim is deleted to be replaced")
+    waits = conditions.unknown(ClaimReason.NODE_NOT_FOUND, "the node has not joined the cluster")
+    return _status(claim, claim.provider_id, None, conditions.lifecycle(claim, launched, registered, waits, now))
+
+
 def status_patch(claim: ClaimView, status: ClaimStatus) -> dict[str, object] | None:
     """The merge patch of the status subresource, None when it stands already. Lists go whole, bound to a version."""
     body: dict[str, object] = {}

@@ -8,7 +8,14 @@ import msgspec
 
 from gpu_provisioner.claims import conditions
 from gpu_provisioner.claims.options import InvalidClaim, LaunchOption, launch_options, parse_option
-from gpu_provisioner.claims.plan import ClaimPlan, ClaimStatus, invalid_status, plan_claim, status_patch
+from gpu_provisioner.claims.plan import (
+    ClaimPlan,
+    ClaimStatus,
+    invalid_status,
+    plan_claim,
+    status_patch,
+    unregistered_status,
+)
 from gpu_provisioner.claims.termination import Terminator
 from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
 from gpu_provisioner.cloud.failure import NEXT_OPTION
@@ -16,10 +23,10 @@ from gpu_provisioner.cloud.stockouts import Stockouts
 from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.observe import Observer
-from gpu_provisioner.pools.plan import Outcome
+from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from gpu_provisioner.pools.shape import pool_name, pool_shape
 from kaito_api import labels
-from kaito_api.conditions import ClaimCondition
+from kaito_api.conditions import ClaimCondition, ClaimReason
 from kaito_api.core.node import Node
 from kaito_api.meta import Key
 from kaito_api.resources import NODES
@@ -78,11 +85,9 @@ class ClaimReconciler:
             )  # its decision comes first: buying must not queue behind writing what we wait for
             return None
         outcome = self._ledger.outcome(claim.uid)
-        if outcome.outcome is Outcome.VANISHED:
-            return await self._replace(claim, "vanished", "its machine no longer exists")
         nodes = self._observer.nodes_of_provider(claim.provider_id or outcome.provider_id)
-        if any(node.metadata.deleting for node in nodes):
-            return await self._replace(claim, "node deleted", "its node was deleted")
+        if await self._lost(claim, outcome, nodes):
+            return None
         if outcome.outcome is Outcome.FAILED:
             self._next_option(claim, options)
         option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
@@ -139,14 +144,32 @@ class ClaimReconciler:
         await self._write(claim, ClaimPlan(status=invalid_status(claim, invalid.message, self._clock.now())), ())
         return None
 
-    async def _replace(self, claim: ClaimView, cause: str, message: str) -> Result | None:
+    async def _lost(self, claim: ClaimView, outcome: ClaimOutcome, nodes: tuple[Node, ...]) -> bool:
+        """Whether the claim's machine is lost; the claim is then deleted."""
+        if outcome.outcome is Outcome.VANISHED:
+            await self._replace(claim, "vanished", "its machine no longer exists")
+        elif outcome.outcome is Outcome.NEVER_JOINED:
+            await self._give_up(claim, outcome.message)
+        elif any(node.metadata.deleting for node in nodes):
+            await self._replace(claim, "node deleted", "its node was deleted")
+        else:
+            return False
+        return True
+
+    async def _replace(self, claim: ClaimView, cause: str, message: str) -> None:
         """A live claim whose machine is lost is deleted: whoever made it makes another."""
         self._metrics.replaced.labels(cause).inc()
         self._event(
             claim, "Warning", "MachineLost", f"{message}; the claim is deleted so that its owner can replace it"
         )
         await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
-        return None
+
+    async def _give_up(self, claim: ClaimView, message: str) -> None:
+        """The machine never joined. The condition is written first: whoever made the claim sees why it goes."""
+        await self._write(claim, ClaimPlan(status=unregistered_status(claim, message, self._clock.now())), ())
+        self._metrics.replaced.labels("never joined").inc()
+        self._event(claim, "Warning", ClaimReason.REGISTRATION_TIMEOUT, message)
+        await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
 
     async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> None:
         """Node first: a claim is never Ready before its node carries what the claim asks for."""

@@ -21,6 +21,10 @@ MACHINES_SECONDS = 60.0
 """How often a pool's machines are listed, at most, to explain a count or a missing Node."""
 
 
+REGISTRATION_SECONDS = 900.0
+"""How long a machine that AKS has made may take to join the cluster. Source: Karpenter's registration limit."""
+
+
 class CloudPool(msgspec.Struct, frozen=True, kw_only=True):
     """An agent pool as the cloud shows it. `settled` is False while AKS works on it."""
 
@@ -56,6 +60,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `deleting`: it wants no machine of this pool any more (deleted, or moving on to another instance type).
     `released`: nothing runs on its node any more. `missed_since`: since when its machine has had no Node (monotonic seconds).
+    `awaited_since`: since when AKS has been done with the pool and no Node has come for the claim (monotonic seconds).
     """
 
     uid: str
@@ -63,6 +68,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     deleting: bool = False
     released: bool = False
     missed_since: float | None = None
+    awaited_since: float | None = None
 
 
 class Outcome(StrEnum):
@@ -75,6 +81,8 @@ class Outcome(StrEnum):
     """The claim's machine is proven gone: the finalizer may go."""
     VANISHED = "Vanished"
     """The machine is gone though the claim wants it: the claim must be replaced."""
+    NEVER_JOINED = "NeverJoined"
+    """AKS has made the machine and no Node came in time: the claim must be replaced."""
 
 
 class ClaimOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +217,11 @@ def _with_pool(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str],
         return _without_claims(seen, pool, outcomes, now)
     if not pool.settled:
         return PoolDecision(outcomes=outcomes)
+    if late := _late(seen, pool, bindings, now):
+        if seen.listed is None:
+            return PoolDecision(outcomes=outcomes, wants_machines=True)
+        if silent := _silent(seen, bindings):
+            return _give_up(late, silent, outcomes, alone=not any(c.uid not in late for c in seen.claims))
     names, wait = _leaving(seen, bindings, now)
     if seen.listed is None:
         ask, later = _doubtful(seen, pool, bindings, now)
@@ -219,6 +232,32 @@ def _with_pool(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str],
     if present:
         return PoolDecision(action=DeleteMachines(present), outcomes=outcomes)
     return _grow(seen, pool, bindings, PoolDecision(outcomes=outcomes, recheck_after=wait))
+
+
+def _late(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], now: float) -> frozenset[str]:
+    """Claims whose machine should have joined by now."""
+    if pool.state != "Succeeded":
+        return frozenset()
+    waiting = (c for c in seen.claims if not c.deleting and c.uid not in bindings and c.awaited_since is not None)
+    return frozenset(c.uid for c in waiting if now - (c.awaited_since or 0.0) >= REGISTRATION_SECONDS)
+
+
+def _silent(seen: PoolObservation, bindings: dict[str, str]) -> tuple[str, ...]:
+    """Machines that AKS lists and that have neither a Node nor a claim."""
+    named = {m.name for m in seen.machines} | {machine_name(p) for p in bindings.values()}
+    return tuple(sorted((seen.listed or frozenset()) - named))
+
+
+def _give_up(
+    late: frozenset[str], silent: tuple[str, ...], outcomes: tuple[ClaimOutcome, ...], *, alone: bool
+) -> PoolDecision:
+    """Remove the machines that never joined together with their claims, so that the next claim does not wait for them."""
+    minutes = int(REGISTRATION_SECONDS // 60)
+    message = f"the machine did not join the cluster within {minutes} minutes ({', '.join(silent[:3])})"
+    told = tuple(
+        ClaimOutcome(uid=o.uid, outcome=Outcome.NEVER_JOINED, message=message) if o.uid in late else o for o in outcomes
+    )
+    return PoolDecision(action=Delete() if alone else DeleteMachines(silent[: len(late)]), outcomes=told)
 
 
 def _doubtful(

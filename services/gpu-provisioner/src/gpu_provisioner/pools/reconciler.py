@@ -135,12 +135,15 @@ class PoolReconciler:
     def _demand(self, claim: ClaimView, now: float) -> Demand:
         provider_id = claim.provider_id or self._ledger.outcome(claim.uid).provider_id
         missed = bool(provider_id) and not self._observer.nodes_of_provider(provider_id)
+        pool = self._ledger.pool(claim.pool)
+        awaited = not provider_id and pool is not None and pool.state == "Succeeded"
         return Demand(
             uid=claim.uid,
             provider_id=provider_id,
             deleting=claim.deleting or claim.uid in self._ledger.moving,
             released=claim.uid in self._ledger.released,
             missed_since=self._ledger.node_missed(provider_id, now) if missed else None,
+            awaited_since=self._ledger.awaited(claim.uid, now) if awaited else None,
         )
 
     def _tell(self, claims: list[ClaimView], decision: PoolDecision) -> None:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
 import kaito_oci
+from kaito_api.adapter_start import IMAGE_FOLDER
 from kaito_api.base_shapes import Base
 from kaito_api.conditions import Reason
 from kaito_oci.errors import OciError
 from model_server import pull_secrets
-from model_server.adapters import preflight, store
+from model_server.adapters import preflight, remote, store
 from model_server.adapters.store import AdapterStore
 from model_server.adapters.version import Version
 from model_server.adapters.wanted import Wanted
@@ -24,11 +26,27 @@ from model_server.metrics import Metrics
 if TYPE_CHECKING:
     from kubecore.client import Client
 
-IMAGE_FOLDER: Final = "data"
-"""Where an adapter image keeps its files (KAITO's layout). Artifacts have them at the top."""
 STORE_FAILED: Final = "AdapterStoreFailed"
 LIMITS: Final = kaito_oci.Limits(max_bytes=32 * 1024**3, max_files=1000)
 """An adapter of rank 512 on every layer of a 70B model has 13 GiB."""
+
+
+_ADVICE: Final = {
+    "InvalidReference": "write REGISTRY/REPOSITORY:TAG",
+    "NotFound": "push the adapter there with adapter-packager push, or correct source.image",
+    "Unauthorized": "name a Secret with a login for this registry in source.imagePullSecrets",
+    "Denied": "give the login in source.imagePullSecrets the right to pull from this repository",
+    "UntrustedRealm": "name the token endpoint's host as trusted, if it belongs to the registry",
+    "UnsafeLocation": "the registry redirects to where no login may go: use its final address in source.image",
+    "TLSFailed": "name the registry as plain-http if it has no TLS, or install its certificate's authority",
+    "DigestMismatch": "the registry or something in between alters the content: push the adapter again",
+    "UnsafeArchive": "pack the adapter with adapter-packager push",
+    "TooLarge": "this is no adapter: correct source.image",
+    "InvalidManifest": "pack the adapter with adapter-packager push",
+    "UnsupportedMediaType": "pack the adapter with adapter-packager push",
+    "DiskFull": "give the node or the adapter store more space",
+}
+"""What to do, by kaito_oci's reason."""
 
 
 class AcquireError(Exception):
@@ -59,7 +77,7 @@ class Acquirer:
         namespace: str,
         plain_http: tuple[str, ...],
         base: Base | None,
-        max_rank: int,
+        max_rank: int | None,
         metrics: Metrics,
     ) -> None:
         self._store = adapter_store
@@ -69,6 +87,8 @@ class Acquirer:
         self._base = base
         self._max_rank = max_rank
         self._metrics = metrics
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By digest: two adapters may have the same bytes, and the store may be about to drop them."""
 
     async def resolve(self, item: Wanted) -> Resolved:
         """Return which version is meant now. Raises AcquireError."""
@@ -92,38 +112,75 @@ class Acquirer:
 
     async def acquire(self, item: Wanted, version: Version, pulling: Callable[[], None]) -> Path:
         """Return the staged folder of `version`; `pulling` is called if something must be fetched. Raises AcquireError."""
-        if item.folder:
-            source = Path(item.folder)
-        else:
-            source = self._store.pulled(version.digest)
-            if not await asyncio.to_thread(self._store.has, version.digest):
-                pulling()
-                with self._timed("pull"):
-                    await self._pull(item, version, source)
+        async with self._lock(version.digest):
+            try:
+                return await self._acquire(item, version, pulling)
+            except preflight.AdapterRefusedError as error:
+                raise AcquireError(error.reason, str(error), retryable=False) from error
+            except OSError as error:
+                message = f"the adapter store cannot be written: {error.strerror}"
+                raise AcquireError(STORE_FAILED, message, retryable=True) from error
+
+    async def look(self, item: Wanted) -> None:
+        """Read the beginnings of an image's files, and no more. Raises AcquireError where it cannot be served or read."""
+        resolved = await self.resolve(item)
+        pinned = kaito_oci.Reference.parse(item.image).pinned(resolved.version.digest)
         try:
-            with self._timed("preflight"):
-                await asyncio.to_thread(preflight.inspect, source, self._base, self._max_rank)
-            with self._timed("stage"):
-                folder = await asyncio.to_thread(self._store.stage, source, version)
-                await asyncio.to_thread(self._store.warm, folder)
+            await self._judge(pinned, await self._credentials(item))
         except preflight.AdapterRefusedError as error:
             raise AcquireError(error.reason, str(error), retryable=False) from error
-        except OSError as error:
-            message = f"the adapter store cannot be written: {error.strerror}"
-            raise AcquireError(STORE_FAILED, message, retryable=True) from error
+        except OciError as error:
+            raise _from_oci(error) from error
+
+    async def collect(self, kept: Callable[[], set[str]]) -> None:
+        """Drop the content of every digest that is not `kept`, asked at the moment when it would go. Raises OSError."""
+        for digest in await asyncio.to_thread(self._store.digests):
+            if digest in kept():
+                continue
+            async with self._lock(digest):
+                if digest not in kept():
+                    await asyncio.to_thread(self._store.discard, digest)
+
+    async def _acquire(self, item: Wanted, version: Version, pulling: Callable[[], None]) -> Path:
+        source = Path(item.folder) if item.folder else self._store.pulled(version.digest)
+        if item.image and not await asyncio.to_thread(self._store.has, version.digest):
+            pulling()
+            await self._fetch(item, version, source)
+        with self._timed("preflight"):
+            await asyncio.to_thread(preflight.inspect, source, self._base, self._max_rank)
+        with self._timed("stage"):
+            folder = await asyncio.to_thread(self._store.stage, source, version)
+            await asyncio.to_thread(self._store.warm, folder)
         if item.image:
             await asyncio.to_thread(self._store.remember, item.image, version.digest)
         return folder
 
-    async def _pull(self, item: Wanted, version: Version, target: Path) -> None:
+    async def _fetch(self, item: Wanted, version: Version, target: Path) -> None:
+        """Pull the files, unless their beginnings show already that they cannot be served."""
         pinned = kaito_oci.Reference.parse(item.image).pinned(version.digest)
         auth = await self._credentials(item)
         try:
-            await kaito_oci.pull(
-                pinned, target, path=IMAGE_FOLDER, auth=auth, plain_http_hosts=self._plain_http, limits=LIMITS
-            )
+            with self._timed("peek"):
+                await self._judge(pinned, auth)
+            with self._timed("pull"):
+                await kaito_oci.pull(
+                    pinned,
+                    target,
+                    path=IMAGE_FOLDER,
+                    auth=auth,
+                    plain_http_hosts=self._plain_http,
+                    limits=LIMITS,
+                )
         except OciError as error:
             raise _from_oci(error) from error
+
+    async def _judge(self, pinned: kaito_oci.Reference, auth: kaito_oci.CredentialSource) -> None:
+        verdict = await remote.judge(pinned, auth, self._plain_http, self._base, self._max_rank)
+        if verdict is not None and verdict.problems:
+            raise preflight.AdapterRefusedError(verdict.problems[0])
+
+    def _lock(self, digest: str) -> asyncio.Lock:
+        return self._locks.setdefault(digest, asyncio.Lock())
 
     async def _credentials(self, item: Wanted) -> kaito_oci.CredentialSource:
         try:
@@ -151,4 +208,6 @@ class _Timer:
 
 
 def _from_oci(error: OciError) -> AcquireError:
-    return AcquireError(error.reason, str(error), retryable=error.retryable)
+    advice = _ADVICE.get(error.reason, "it is tried again" if error.retryable else "")
+    message = f"{str(error).rstrip('.')}; {advice}" if advice else str(error)
+    return AcquireError(error.reason, message, retryable=error.retryable)

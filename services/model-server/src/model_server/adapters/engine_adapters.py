@@ -33,6 +33,8 @@ class EngineAdapters:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._requests: dict[Version, Any] = {}
+        self._strays: set[int] = set()
+        """Ids of loads without an answer: the engine may hold them all the same, in a place that another one needs."""
 
     async def load(self, version: Version, folder: Path) -> None:
         """Put a version into the engine. Raises EngineRefusedError; what was served before stays."""
@@ -43,6 +45,8 @@ class EngineAdapters:
         async with self._changing:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
+                    await self._drop_strays()
+                    self._strays.add(identity)
                     await self._engine.add_lora(request)
                     loaded = identity in await self._engine.list_loras()
             except TimeoutError as error:
@@ -50,9 +54,15 @@ class EngineAdapters:
             except Exception as error:
                 # vLLM wraps whatever the worker raised, in classes that change between releases
                 raise EngineRefusedError(" ".join(str(error).split())[:600]) from error
+            self._strays.discard(identity)
         if not loaded:
             raise EngineRefusedError("the engine accepted the adapter, but does not list it")
         self._requests[version] = request
+
+    async def _drop_strays(self) -> None:
+        for identity in sorted(self._strays):
+            await self._engine.remove_lora(identity)
+            self._strays.discard(identity)
 
     def publish(self, version: Version, root: str) -> None:
         """Serve the version under its public name; requests that are in flight keep the one they have."""

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kaito_api.adapter import CONFIG_FILE
 from kaito_api.conditions import Reason
 from kaito_api.meta import Key
 from kaito_api.report import AdapterReport
@@ -20,10 +19,13 @@ from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import AdapterState
 from kubecore.backoff import Backoff, BackoffPolicy
+from kubecore.clock import Clock, SystemClock
 from kubecore.controller import Controller, Result
 from model_server.adapters.acquire import STORE_FAILED, AcquireError, Acquirer
 from model_server.adapters.engine_adapters import EngineAdapters, EngineRefusedError
+from model_server.adapters.mounted import Mounted, look
 from model_server.adapters.plan import Actual, Load, Publish, Retire, Revive, Step, Withdraw, apply, gone, plan_adapter
+from model_server.adapters.retirement import Retirements
 from model_server.adapters.states import AdapterStates
 from model_server.adapters.store import AdapterStore
 from model_server.adapters.version import Version
@@ -47,6 +49,10 @@ class TryAgainError(Exception):
     """This attempt cannot go on, and its reason is already reported; a later one may."""
 
 
+class SupersededError(Exception):
+    """The plan is out of date: something else is wanted by now, or the version is just gone. A new one is made at once."""
+
+
 class AdapterManager:
     """The adapters of one server."""
 
@@ -63,26 +69,32 @@ class AdapterManager:
         states: AdapterStates,
         metrics: Metrics,
         capacity: int,
+        resolve_seconds: float = RESOLVE_SECONDS,
+        clock: Clock | None = None,
     ) -> None:
         """`capacity`: versions that the engine holds in memory at once; 0 if it was started without adapter support."""
         self._workspace = workspace
         self._client = client
         self._base_name = base_name
-        self._mounted = mounted
+        self._mount = mounted
+        self._mounted = Mounted()
         self._store = adapter_store
         self._acquirer = acquirer
         self._engine = engine
         self._states = states
         self._metrics = metrics
         self._capacity = capacity
+        self._resolve_seconds = resolve_seconds
+        self._clock = clock or SystemClock()
         self._actual = Actual()
         self._wanted: dict[str, Wanted] = {}
         self._unsettled: set[str] | None = None
-        self._bringing: set[str] = set()
+        self._loading: set[Version] = set()
+        self._crowded: set[str] = set()
+        """Names that wait for another version to leave the engine."""
         self._unusable = ""
         self._backoffs: dict[str, Backoff] = {}
-        self._retirements: dict[Version, asyncio.Task[None]] = {}
-        self._removing: set[Version] = set()
+        self._retirements = Retirements(engine, self._clock, self._left)
         self._group: asyncio.TaskGroup | None = None
         self._controller = Controller("adapters", self._reconcile, workers=4, reconcile_timeout=RECONCILE_SECONDS)
         self.settled = asyncio.Event()
@@ -91,10 +103,11 @@ class AdapterManager:
     async def run(self) -> None:
         """Work until cancelled."""
         await self._prepare_store()
+        self._mounted = await asyncio.to_thread(look, self._mount)
         async with asyncio.TaskGroup() as group:
             self._group = group
             current = await self._watch(group)
-            self._want(current, everything=True)
+            self.want(current, everything=True)
             self._unsettled = set(self._wanted)
             self._settle(None)
             await self._controller.run()
@@ -135,13 +148,11 @@ class AdapterManager:
             return  # the Workspace goes, and this pod with it
         annotations = event.old is None or event.old.metadata.annotations != event.new.metadata.annotations
         if annotations or event.old is None or event.old.inference != event.new.inference:
-            self._want(event.new, everything=annotations)
+            self.want(event.new, everything=annotations)
 
-    def _want(self, workspace: Workspace | None, *, everything: bool) -> None:
+    def want(self, workspace: Workspace | None, *, everything: bool) -> None:
         """Take a new desired state and queue what it changes; with `everything`, also what looks unchanged."""
-        names = [entry.name for entry in self._mounted.iterdir()] if self._mounted.is_dir() else []
-        here = [name for name in names if (self._mounted / name / CONFIG_FILE).is_file()]
-        before, self._wanted = self._wanted, wanted(workspace, here, str(self._mounted), self._base_name)
+        before, self._wanted = self._wanted, wanted(workspace, self._mounted, str(self._mount), self._base_name)
         loaded = {version.name for version in self._actual.loaded}
         for name in sorted({*before, *self._wanted, *loaded}):
             if everything or before.get(name) != self._wanted.get(name):
@@ -153,6 +164,13 @@ class AdapterManager:
         except TryAgainError:
             # Expected and reported: no traceback, and a pace of its own (a registry that is down stays so for a while).
             return Result(requeue_after=self._backoffs.setdefault(key.name, Backoff(RETRY)).next())
+        except SupersededError:
+            return Result(requeue_after=0)
+        except Exception as error:
+            item = self._wanted.get(key.name)
+            if item is not None:
+                self._failed(item, Reason.ENGINE_FAILED, f"unexpected: {type(error).__name__}: {error}; tried again")
+            raise
         finally:
             self._settle(key.name)
         self._backoffs.pop(key.name, None)
@@ -162,13 +180,14 @@ class AdapterManager:
         item = self._wanted.get(name)
         if item is None:
             await self._take(name, None, None, started=0.0)
-            self._states.drop(name)
+            self._dismiss(name)
             return None
         if self._capacity == 0:
-            self._failed(item, Reason.RESTART_REQUIRED, "the engine was started without adapter support")
+            message = "the engine was started without adapter support: restart its pods"
+            self._failed(item, Reason.RESTART_REQUIRED, message)
             return None
         if item.problem:
-            self._failed(item, Reason.SPEC_INVALID, item.problem)
+            self._failed(item, Reason.RESTART_REQUIRED if item.needs_restart else Reason.SPEC_INVALID, item.problem)
             return None
         if self._unusable:
             self._failed(item, STORE_FAILED, self._unusable)
@@ -181,13 +200,13 @@ class AdapterManager:
             self._failed(item, error.reason, str(error))
             if error.retryable:
                 raise TryAgainError(str(error)) from error
-            return Result(requeue_after=RESOLVE_SECONDS)
+            return Result(requeue_after=self._resolve_seconds)
         except EngineRefusedError as error:
             self._failed(item, Reason.ENGINE_FAILED, f"the engine refuses the adapter: {error}")
-            return Result(requeue_after=RESOLVE_SECONDS)
+            return Result(requeue_after=self._resolve_seconds)
         report = self._states.get(name)
         self._ready(item, resolved.version, resolved.note, report.load_seconds if report else 0.0)
-        return Result(requeue_after=RESOLVE_SECONDS) if item.image and "@" not in item.image else None
+        return Result(requeue_after=self._resolve_seconds) if item.image and "@" not in item.image else None
 
     async def _take(self, name: str, item: Wanted | None, target: Version | None, started: float) -> None:
         """Execute the plan for one name."""
@@ -203,6 +222,7 @@ class AdapterManager:
                 await self._revive(version)
             case Publish(version):
                 assert item is not None
+                self._require_current(item)
                 self._engine.publish(version, item.image or item.folder)
                 self._actual = apply(step, self._actual)
                 elapsed = time.perf_counter() - started
@@ -214,59 +234,83 @@ class AdapterManager:
             case Retire(version):
                 assert self._group is not None
                 self._actual = apply(step, self._actual)
-                self._retirements[version] = self._group.create_task(self._retire(version))
+                self._retirements.start(version, self._group)
                 return
         self._actual = apply(step, self._actual)
 
     async def _load(self, item: Wanted, version: Version) -> None:
-        self._require_room()
-        self._bringing.add(version.digest)
+        await self._retirements.finished(version)
+        # Counted before the first await: four of these run at once, and the engine must never hold one too many.
+        self._require_room(item.name)
+        self._loading.add(version)
         try:
             folder = await self._acquirer.acquire(
                 item, version, lambda: self._progress(item, version, AdapterState.PULLING)
             )
+            self._require_current(item)
             self._progress(item, version, AdapterState.LOADING)
             begun = time.perf_counter()
-            self._require_room()
             await self._engine.load(version, folder)
             self._metrics.adapter_load.labels("engine").observe(time.perf_counter() - begun)
         finally:
-            self._bringing.discard(version.digest)
+            self._loading.discard(version)
 
-    def _require_room(self) -> None:
+    def _require_current(self, item: Wanted) -> None:
+        if self._wanted.get(item.name) != item:
+            raise SupersededError(item.name)
+
+    def _require_room(self, name: str) -> None:
         """An engine that is full evicts an adapter that may be in use, and then reads its folder inside a step."""
-        if len(self._actual.loaded) < self._capacity:
+        if len(self._actual.loaded) + len(self._loading) < self._capacity:
             return
         if len(self._wanted) > self._capacity:
             message = f"the engine holds at most {self._capacity} adapters; raise max-cpu-loras and restart"
             raise AcquireError(Reason.RESTART_REQUIRED, message, retryable=False)
+        self._crowded.add(name)
         raise AcquireError(Reason.ADAPTERS_PENDING, "waiting for requests on replaced adapters to end", retryable=True)
 
-    async def _retire(self, version: Version) -> None:
-        """Wait until nothing uses a version, remove it, then its files."""
-        await self._engine.unused(version)
-        self._removing.add(version)
+    async def _left(self, version: Version) -> None:
+        """Clear up after a version that the engine does not hold any more."""
+        self._actual = gone(version, self._actual)
+        self._dismiss(version.name)
+        while self._crowded:
+            self._controller.enqueue(Key("", self._crowded.pop()))
+        await asyncio.to_thread(self._store.remove, version)
         try:
-            if await self._engine.remove(version):
-                self._actual = gone(version, self._actual)
-                await asyncio.to_thread(self._store.remove, version)
-                used = {item.digest for item in self._actual.loaded} | self._bringing
-                await asyncio.to_thread(self._store.collect, used)
-        finally:
-            self._removing.discard(version)
-            self._retirements.pop(version, None)
-        _logger.info("adapter removed", extra={"adapter": version.engine_name})
+            await self._acquirer.collect(self._kept)
+        except OSError as error:  # the disk's trouble, not the engine's: what is left costs space only
+            _logger.warning("the adapter store cannot be cleared", extra={"error": str(error)})
+
+    def _kept(self) -> set[str]:
+        """Return the digests that must stay in the store: those in use, and what each wanted image was last."""
+        used = {version.digest for version in (*self._actual.loaded, *self._loading)}
+        return used | {self._store.last_digest(item.image) for item in self._wanted.values() if item.image}
 
     async def _revive(self, version: Version) -> None:
         """Keep a version that was about to go. Too late: it is gone, and the next attempt loads it again."""
-        task = self._retirements.get(version)
-        if task is not None:
-            if version not in self._removing:
-                task.cancel()
-            await asyncio.wait((task,))
-            self._retirements.pop(version, None)
+        await self._retirements.stop(version)
         if version not in self._actual.loaded:
-            raise TryAgainError(f"{version.engine_name} was just removed")
+            raise SupersededError(version.name)
+
+    def _dismiss(self, name: str) -> None:
+        """Drop the report of a name that is not wanted, or say that it drains while requests still use it."""
+        if name in self._wanted:
+            return
+        draining = [item for item in self._actual.loaded if item.name == name]
+        if not draining:
+            self._states.drop(name)
+            return
+        version = max(draining, key=lambda item: item.engine_name)
+        message = "removed from the Workspace; requests that began before still use it"
+        self._states.enter(
+            AdapterReport(
+                name=name,
+                digest=version.digest,
+                strength=version.strength,
+                state=str(AdapterState.DRAINING),
+                message=message,
+            )
+        )
 
     def _progress(self, item: Wanted, version: Version, state: AdapterState) -> None:
         self._states.enter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kaito_api.adapter import (
     CONFIG_FILE,
@@ -17,10 +17,8 @@ from kaito_api.adapter import (
     check_files,
     parse_header,
 )
+from kaito_api.adapter_start import CONFIG_LIMIT
 from kaito_api.base_shapes import Base, base_from_config
-
-CONFIG_LIMIT: Final = 1 << 20
-"""Bytes of adapter_config.json; real ones have one kilobyte."""
 
 
 class AdapterRefusedError(Exception):
@@ -39,7 +37,7 @@ def read_base(model: Path, name: str) -> Base | None:
         return None
 
 
-def inspect(folder: Path, base: Base | None, max_rank: int) -> Verdict:
+def inspect(folder: Path, base: Base | None, max_rank: int | None) -> Verdict:
     """Check the adapter in `folder`. Blocks. Raises AdapterRefusedError for the first problem."""
     _raise(check_files(entry.name for entry in folder.iterdir()))
     config = _config(folder / CONFIG_FILE)

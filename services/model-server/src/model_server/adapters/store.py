@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +24,13 @@ _CHUNK: Final = 1 << 20
 
 
 class AdapterStore:
-    """The store at `root`. Methods block; call them in a thread. One process uses it."""
+    """The store at `root`. Methods block unless they say otherwise; call them in threads. One process uses it."""
 
     def __init__(self, root: Path) -> None:
         # Absolute: the engine looks a relative path that is absent up on a model hub.
         self._root = root.absolute()
+        self._known: dict[str, str] = {}
+        self._writing = threading.Lock()
 
     def pulled(self, digest: str) -> Path:
         """Return the folder for the content of an image."""
@@ -42,6 +45,7 @@ class AdapterStore:
         (self._root / "pulled").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._root / "versions", ignore_errors=True)
         (self._root / "versions").mkdir()
+        self._known = self._read_known()
 
     def stage(self, source: Path, version: Version) -> Path:
         """Make the folder of `version` from the files in `source`; return its absolute path."""
@@ -68,32 +72,40 @@ class AdapterStore:
         """Remove the folder of a version that the engine does not hold any more."""
         shutil.rmtree(self._version(version), ignore_errors=True)
 
-    def collect(self, digests: set[str]) -> None:
-        """Remove what was pulled and is none of `digests`; hidden folders are pulls under way."""
-        keep = {self.pulled(digest).name for digest in digests}
-        for folder in (self._root / "pulled").iterdir():
-            if folder.name not in keep and not folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)
+    def digests(self) -> list[str]:
+        """Return the digests whose content is here; hidden folders are pulls under way."""
+        names = [folder.name for folder in (self._root / "pulled").iterdir() if not folder.name.startswith(".")]
+        return sorted(name.replace("-", ":", 1) for name in names)
+
+    def discard(self, digest: str) -> None:
+        """Remove what was pulled under that digest."""
+        shutil.rmtree(self.pulled(digest), ignore_errors=True)
 
     def remember(self, image: str, digest: str) -> None:
         """Note what `image` resolved to."""
-        known = self._known()
-        if known.get(image) != digest:
+        with self._writing:
+            if self._known.get(image) == digest:
+                return
+            self._known[image] = digest
             temporary = self._root / ".known.json"
-            temporary.write_text(json.dumps(known | {image: digest}, sort_keys=True))
+            temporary.write_text(json.dumps(self._known, sort_keys=True))
             os.replace(temporary, self._root / "known.json")
+
+    def last_digest(self, image: str) -> str:
+        """Return the digest that `image` had last, or "". Does not block."""
+        return self._known.get(image, "")
 
     def recall(self, image: str) -> str:
         """Return the digest that `image` had last and whose content is here, or ""."""
-        digest = self._known().get(image, "")
+        digest = self.last_digest(image)
         return digest if digest and self.has(digest) else ""
 
-    def _known(self) -> dict[str, str]:
+    def _read_known(self) -> dict[str, str]:
         try:
-            known: dict[str, str] = json.loads((self._root / "known.json").read_bytes())
+            known = json.loads((self._root / "known.json").read_bytes())
         except (OSError, ValueError):
             return {}
-        return known
+        return {str(image): str(digest) for image, digest in known.items()} if isinstance(known, dict) else {}
 
     def _version(self, version: Version) -> Path:
         digest = version.digest.replace(":", "-")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from kaito_api import labels
 from kaito_api.workspace import AdapterSpec, Workspace
+from model_server.adapters.mounted import Mounted
 from model_server.adapters.version import normalise_strength
 
-STRONG_ANNOTATION: Final = "kaito.sh/allow-adapter-strength-above-one"
-"""On the Workspace: "true" admits strengths above 1."""
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -25,31 +24,31 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     pull_secrets: tuple[str, ...] = ()
     strength: str = "1"
     problem: str = ""
+    needs_restart: bool = False
+    """The problem goes away when the pod is made again."""
 
 
-def wanted(workspace: Workspace | None, mounted: Iterable[str], folder: str, base_name: str) -> dict[str, Wanted]:
+def wanted(workspace: Workspace | None, mounted: Mounted, folder: str, base_name: str) -> dict[str, Wanted]:
     """Return the wanted adapters by name.
 
-    `mounted` are the sub-directories of `folder` that hold an adapter; the Workspace's entry of the same name gives
-    their strength. A mounted one without an entry serves at full strength, as KAITO does.
+    `mounted` is what lies in `folder`. While no Workspace is known every mounted adapter serves at full strength; then the
+    Workspace alone says which ones do, and how strongly.
     """
+    if workspace is None:
+        return {name: Wanted(name=name, folder=f"{folder}/{name}") for name in sorted(mounted.adapters)}
     result: dict[str, Wanted] = {}
-    here = set(mounted)
-    strong = workspace is not None and workspace.metadata.annotations.get(STRONG_ANNOTATION) == "true"
-    specs = workspace.inference.adapters if workspace is not None and workspace.inference is not None else []
-    for spec in specs:
-        item = _from_spec(spec, here, folder, strong=strong)
+    strong = workspace.metadata.annotations.get(labels.STRONG_ADAPTERS) == "true"
+    for spec in workspace.inference.adapters if workspace.inference is not None else ():
+        item = _from_spec(spec, mounted, folder, strong=strong)
         if item.name in result:
             item = Wanted(name=item.name, problem=f"the name {item.name} is used by two adapters")
         elif item.name == base_name:
             item = Wanted(name=item.name, problem=f"{item.name} is the name of the base model; choose another")
         result[item.name] = item
-    for name in sorted(here - set(result)):
-        result[name] = Wanted(name=name, folder=f"{folder}/{name}")
     return result
 
 
-def _from_spec(spec: AdapterSpec, here: set[str], folder: str, *, strong: bool) -> Wanted:
+def _from_spec(spec: AdapterSpec, mounted: Mounted, folder: str, *, strong: bool) -> Wanted:
     source = spec.source
     name = source.name
     if not _NAME.fullmatch(name):
@@ -60,6 +59,9 @@ def _from_spec(spec: AdapterSpec, here: set[str], folder: str, *, strong: bool) 
         return Wanted(name=name, problem=str(error))
     if source.image:
         return Wanted(name=name, image=source.image, pull_secrets=tuple(source.image_pull_secrets), strength=strength)
-    if name in here:
+    if name in mounted.folders:
         return Wanted(name=name, folder=f"{folder}/{name}", strength=strength)
-    return Wanted(name=name, strength=strength, problem="the adapter names no image, and no volume is mounted for it")
+    if source.volume_source is None:
+        return Wanted(name=name, strength=strength, problem="the adapter names neither an image nor a volume")
+    problem = "its volume is not mounted into this pod: restart the pods, or pack the adapter as an image"
+    return Wanted(name=name, strength=strength, problem=problem, needs_restart=True)

@@ -23,6 +23,16 @@ _CODES: Final[tuple[tuple[tuple[type[errors.OciError], ...], ExitCode, str], ...
         ExitCode.ACCESS_DENIED,
         "name a pull Secret with rights to this repository",
     ),
+    (
+        (errors.TlsFailed,),
+        ExitCode.REGISTRY_UNTRUSTED,
+        "install the certificate's authority in the image, or name the registry as plain-http if it has no TLS",
+    ),
+    (
+        (errors.UnsafeLocation,),
+        ExitCode.REGISTRY_UNTRUSTED,
+        "the registry redirects to where no login may go: name its final address",
+    ),
     ((errors.DiskFull,), ExitCode.WEIGHTS_MISSING, "give the weights volume more space"),
     ((errors.DestinationInUse,), ExitCode.WEIGHTS_MISSING, "use an empty volume for the weights"),
 )

@@ -16,12 +16,13 @@ from kubecore.logging import setup_logging
 from model_server import cluster, pull_secrets, weights
 from model_server.cluster import Cluster
 from model_server.exits import ExitCode, FatalError
-from model_server.fetch import hub, oci
+from model_server.fetch import adapters, hub, oci
 from model_server.fetch.source import HubSource, parse
 from model_server.options import FetchOptions
 from model_server.reporter import Reporter
 
 CONTAINER: Final = "weights"
+DATA_CONTAINER: Final = "data"
 LAST_WORD_SECONDS: Final = 5.0
 _TERMINATED: Final = 128 + signal.SIGTERM
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ async def _run(options: FetchOptions, termination_log: Path) -> int:
     async with cluster.connect(options.workspace) as connection:
         reporter = Reporter(
             clock=SystemClock(),
-            container=CONTAINER,
+            container=DATA_CONTAINER if options.data else CONTAINER,
             termination_log=termination_log,
             annotate=connection.annotate if connection else None,
             pod=connection.pod if connection else None,
@@ -57,7 +58,12 @@ async def _fetch(options: FetchOptions, connection: Cluster | None, reporter: Re
     reporter.state("Pulling", message=options.source)
     try:
         await _fill(options, connection, reporter)
+        if options.data:
+            reporter.state("Loading", message="the data set is in place")
+            return ExitCode.OK
         facts = await asyncio.to_thread(weights.inspect, options.to)
+        if connection is not None and options.max_rank:
+            reporter.adapters(await adapters.look(options, connection.client))
     except FatalError as error:
         _logger.critical("cannot fetch", extra={"reason": error.reason, "error": str(error)})
         reporter.state("Failed", reason=error.reason, message=str(error))
@@ -77,7 +83,7 @@ async def _fill(options: FetchOptions, connection: Cluster | None, reporter: Rep
     loop = asyncio.get_running_loop()
 
     def progress(done: int, total: int) -> None:
-        reporter.progress(Progress(phase="weights", done=done, total=total, unit="bytes"))
+        reporter.progress(Progress(phase="data" if options.data else "weights", done=done, total=total, unit="bytes"))
 
     source = parse(options.source)
     if isinstance(source, HubSource):

@@ -76,6 +76,8 @@ TRAINING: Final = _table(
     NAMES="optim_target_modules report_to include_for_metrics label_names debug",
     ANY="include_num_input_tokens_seen trackio_static_space_id parallelism_config deepspeed pad_to_multiple_of",
 )
+OWN: Final = _table(INTEGER="early_stopping_patience", NUMBER="early_stopping_threshold")
+"""Keys of TrainingArguments that are ours: transformers has a callback for them, but no fields."""
 DATASET: Final = _table(
     BOOLEAN="shuffle_dataset",
     INTEGER="shuffle_seed max_bad_rows max_rows",
@@ -93,7 +95,7 @@ SECTIONS: Final[dict[str, dict[str, Kind]]] = {
     "ModelConfig": MODEL,
     "QuantizationConfig": QUANTIZATION,
     "LoraConfig": LORA,
-    "TrainingArguments": TRAINING,
+    "TrainingArguments": TRAINING | OWN,
     "DataCollator": COLLATOR,
     "DatasetConfig": DATASET,
 }

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tuner.config import document, reserved
+from tuner.config import document, keys, reserved
 from tuner.config.problem import Problem
 
 ALL_LINEAR: Final = "all-linear"
@@ -72,6 +72,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     micro-batch in one row, if the model keeps them apart."""
     assistant_only: bool | None = None
     """None: where the chat template lets us find the assistant's tokens."""
+    patience: int | None = None
+    """Evaluations without a lower loss on the held-out samples after which the training ends; None for never."""
+    threshold: float = 0.0
+    """What counts as lower."""
     data: DatasetSettings = DatasetSettings()
     notes: tuple[str, ...] = ()
     """What was accepted without effect, in words."""
@@ -82,7 +86,7 @@ def parse(text: str, method: str) -> Recipe | tuple[Problem, ...]:
     if method not in tuple(Method):
         return (Problem("tuning.method", f"must be lora or qlora, not {method!r}"),)
     sections, problems = document.read(text or f"{document.ROOT}: {{}}")
-    problems += _refusals(sections)
+    problems += _refusals(sections, method)
     quantization, found = _quantization(sections["QuantizationConfig"], Method(method))
     problems += found
     problems += _range_problems(sections)
@@ -101,10 +105,12 @@ def parse(text: str, method: str) -> Recipe | tuple[Problem, ...]:
             for name, value in training.items()
             if name not in reserved.INERT
             and name not in reserved.TRAINING
-            and name not in ("packing", "assistant_only_loss")
+            and name not in ("packing", "assistant_only_loss", *keys.OWN)
         },
         packing=training.get("packing"),
         assistant_only=training.get("assistant_only_loss"),
+        patience=training.get("early_stopping_patience"),
+        threshold=float(training.get("early_stopping_threshold", 0.0)),
         data=_dataset(sections["DatasetConfig"]),
         notes=_notes(sections),
     )
@@ -174,7 +180,7 @@ def _quantization(section: dict[str, Any], method: Method) -> tuple[Quantization
     )
 
 
-def _refusals(sections: document.Sections) -> list[Problem]:
+def _refusals(sections: document.Sections, method: str) -> list[Problem]:
     training, lora = sections["TrainingArguments"], sections["LoraConfig"]
     found = [
         Problem(f"{document.ROOT}.TrainingArguments.{name}", f"cannot be set: {why}")
@@ -184,7 +190,9 @@ def _refusals(sections: document.Sections) -> list[Problem]:
     if sections["ModelConfig"].get("trust_remote_code"):
         why = "cannot be true: code from a model folder is never run"
         found.append(Problem(f"{document.ROOT}.ModelConfig.trust_remote_code", why))
-    return found + [Problem(f"{document.ROOT}.LoraConfig.{name}", why) for name, why in reserved.lora_refusals(lora)]
+    return found + [
+        Problem(f"{document.ROOT}.LoraConfig.{name}", why) for name, why in reserved.lora_refusals(lora, method)
+    ]
 
 
 _POSITIVE: Final = (
@@ -196,6 +204,7 @@ _POSITIVE: Final = (
     ("TrainingArguments", "max_length"),
     ("TrainingArguments", "save_steps"),
     ("TrainingArguments", "eval_steps"),
+    ("TrainingArguments", "early_stopping_patience"),
     ("LoraConfig", "r"),
     ("LoraConfig", "lora_alpha"),
     ("DatasetConfig", "max_rows"),

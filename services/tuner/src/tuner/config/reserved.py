@@ -116,21 +116,36 @@ LORA_INERT: Final = {
     "runtime_config": "it holds for the process only",
     "fan_in_fan_out": "PEFT finds it out by itself",
 }
-_MUTATING: Final = ("pissa", "olora", "corda", "loftq")
+_CONVERTED: Final = ("pissa", "olora")
+"""Initialisations that change the base, and whose adapters are converted at the end so that they fit the unchanged one."""
+_MUTATING: Final = ("corda", "loftq", "lora_ga")
 _SUPPORTED_INITS: Final = ("gaussian", "orthogonal", "mica")
 
 
-def lora_refusals(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+def converted(init: object) -> bool:
+    """Whether an adapter of this initialisation must be converted to be served on the unchanged base."""
+    return isinstance(init, str) and init.startswith(_CONVERTED)
+
+
+def lora_refusals(section: Mapping[str, Any], method: str) -> list[tuple[str, str]]:
     """Return (key, why) for each value of LoraConfig whose adapter could not be made or served."""
     found = [(name, why) for name, why in LORA.items() if section.get(name)]
     if section.get("bias") not in (None, "none"):
         found.append(("bias", "must be none: no server can load biases"))
     init = section.get("init_lora_weights")
     if isinstance(init, str) and init.lower() not in ("true", "false"):
-        if init.startswith(_MUTATING):
-            found.append(
-                ("init_lora_weights", f"{init} changes the base model that the adapter is served on; use true")
-            )
-        elif init not in _SUPPORTED_INITS:
-            found.append(("init_lora_weights", f"must be true or one of {', '.join(_SUPPORTED_INITS)}, not {init}"))
+        found += [("init_lora_weights", why) for why in _init_refusals(section, init, method)]
     return found
+
+
+def _init_refusals(section: Mapping[str, Any], init: str, method: str) -> list[str]:
+    if init.startswith(_MUTATING):
+        return [f"{init} changes the base model that the adapter is served on; use true"]
+    if not init.startswith(_CONVERTED):
+        known = (*_SUPPORTED_INITS, *_CONVERTED)
+        return [] if init in _SUPPORTED_INITS else [f"must be true or one of {', '.join(known)}, not {init}"]
+    if method == "qlora":
+        return [f"{init} takes the base's weights apart, which a quantised base does not allow: choose method lora"]
+    if section.get("use_rslora") and (section.get("rank_pattern") or section.get("alpha_pattern")):
+        return [f"{init} cannot be converted for serving with use_rslora and patterns together: leave one of them out"]
+    return []

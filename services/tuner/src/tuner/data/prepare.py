@@ -55,6 +55,13 @@ def split(count: int, settings: DatasetSettings) -> tuple[list[int], list[int]]:
     return order[held:], order[:held]
 
 
+def longest_first(order: Sequence[int], lengths: Sequence[int], count: int) -> list[int]:
+    """Bring the `count` longest samples to the front; the others keep their order. Pure."""
+    front = sorted(order, key=lambda number: -lengths[number])[:count]
+    chosen = set(front)
+    return [*front, *(number for number in order if number not in chosen)]
+
+
 class _Stream:
     """The tokens of all files, counted while they pass."""
 

@@ -9,6 +9,8 @@ import msgspec
 
 SHOWN_SAMPLES: Final = 3
 SHOWN_CHARACTERS: Final = 2000
+EXAMPLE_CHARACTERS: Final = 200
+"""Of a sample in the report; the log has SHOWN_CHARACTERS of it."""
 _SMALLEST_BUCKET: Final = 16
 _EARLY_LIMIT: Final = 100_000
 """Broken rows after which reading stops in any case."""
@@ -56,7 +58,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
     def summary(self) -> str:
         """One line for status and log."""
-        words = [f"{self.samples} samples, {self.tokens} tokens (longest {self.longest})"]
+        lengths = ", ".join(f"{bucket.samples} up to {bucket.up_to}" for bucket in self.histogram)
+        words = [f"{self.samples} samples, {self.tokens} tokens (longest {self.longest}; {lengths})"]
         skipped = sum(self.bad_rows.values())
         if skipped:
             worst = max(self.bad_rows, key=lambda why: self.bad_rows[why])
@@ -68,6 +71,11 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
         if self.whole_loss:
             words.append(f"{self.whole_loss} trained on every token: the assistant's part could not be told")
         return "; ".join(words)
+
+    def told(self) -> str:
+        """The summary and the starts of three samples as the model sees them, for the report before the first step."""
+        starts = (" ".join(text[:EXAMPLE_CHARACTERS].split()) for text in self.examples)
+        return "; ".join((self.summary(), *(f"sample: {start}" for start in starts)))
 
 
 class Tally:

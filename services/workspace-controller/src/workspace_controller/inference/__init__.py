@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kaito_api.workspace import Workspace
-from workspace_controller.inference.access import access
+from workspace_controller.inference.access import access, registry_secrets
 from workspace_controller.inference.networkpolicy import network_policy
 from workspace_controller.inference.pod import pod_template
 from workspace_controller.inference.service import headless_service, service
@@ -11,6 +11,7 @@ from workspace_controller.inference.statefulset import statefulset
 from workspace_controller.inference.template import user_template
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.manifest import Manifest
+from workspace_controller.naming import pod_names
 from workspace_controller.options import read_options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
@@ -45,4 +46,5 @@ def plan_inference(
         return ()
     template = pod_template(workspace, config, sizing, settings)
     fence = (network_policy(workspace),) if nodes > 1 else ()
-    return (*access(workspace, nodes), *fence, *group, front, statefulset(workspace, template, nodes, revision))
+    rights = access(workspace, pod_names(workspace.metadata.name, nodes), registry_secrets(inference))
+    return (*rights, *fence, *group, front, statefulset(workspace, template, nodes, revision))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kaito_api.resources import ROLEBINDINGS, ROLES, SERVICEACCOUNTS
 from kaito_api.workspace import InferenceSpec, Workspace
 from workspace_controller.inference.metadata import owned_metadata
 from workspace_controller.manifest import Manifest, manifest
-from workspace_controller.naming import pod_names, service_account_name
+from workspace_controller.naming import service_account_name
 
 
-def access(workspace: Workspace, replicas: int) -> tuple[Manifest, ...]:
-    """Return ServiceAccount, Role and RoleBinding for the pods of `workspace`."""
+def access(workspace: Workspace, pods: Sequence[str], secrets: Sequence[str]) -> tuple[Manifest, ...]:
+    """Return ServiceAccount, Role and RoleBinding for the pods of `workspace`.
+
+    `pods` are their names; none where nobody knows them beforehand (a Job's): the admission policy for reports limits each pod
+    to itself all the same. `secrets` are the registry Secrets that they read.
+    """
     name = service_account_name(workspace.metadata.name)
     return (
         manifest(SERVICEACCOUNTS, owned_metadata(workspace, name), automountServiceAccountToken=False),
-        manifest(ROLES, owned_metadata(workspace, name), rules=_rules(workspace, replicas)),
+        manifest(ROLES, owned_metadata(workspace, name), rules=_rules(workspace, pods, secrets)),
         manifest(
             ROLEBINDINGS,
             owned_metadata(workspace, name),
@@ -35,7 +40,8 @@ def registry_secrets(inference: InferenceSpec) -> tuple[str, ...]:
     return tuple(sorted(named))
 
 
-def _rules(workspace: Workspace, replicas: int) -> list[dict[str, Any]]:
+def _rules(workspace: Workspace, pods: Sequence[str], secrets: Sequence[str]) -> list[dict[str, Any]]:
+    named = {"resourceNames": list(pods)} if pods else {}
     rules = [
         {
             "apiGroups": ["kaito.sh"],
@@ -43,14 +49,8 @@ def _rules(workspace: Workspace, replicas: int) -> list[dict[str, Any]]:
             "resourceNames": [workspace.metadata.name],
             "verbs": ["get", "list", "watch"],
         },
-        {
-            "apiGroups": [""],
-            "resources": ["pods"],
-            "resourceNames": list(pod_names(workspace.metadata.name, replicas)),
-            "verbs": ["patch"],
-        },
+        {"apiGroups": [""], "resources": ["pods"], **named, "verbs": ["patch"]},
     ]
-    secrets = registry_secrets(workspace.inference) if workspace.inference is not None else ()
     if secrets:
         rules.append({"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(secrets), "verbs": ["get"]})
     return rules

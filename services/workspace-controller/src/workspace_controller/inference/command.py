@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kaito_api.workspace import Workspace
@@ -23,10 +23,17 @@ DRAIN_SECONDS: Final = 90
 _PROGRAM: Final = "model-server"
 
 
-def fetch_command(workspace: Workspace, weights: Weights) -> list[str]:
-    """Return the command of the init container that pulls the weights."""
+def fetch_command(
+    workspace: Workspace, weights: Weights, max_rank: int = 0, plain_http_hosts: Iterable[str] = ()
+) -> list[str]:
+    """Return the command of the init container that pulls the weights.
+
+    With `max_rank` above 0 it also looks at the adapters, whose registries may be among `plain_http_hosts`.
+    """
     command = [_PROGRAM, "fetch", weights.source, "--to", MOUNT_PATH, "--workspace", str(workspace.metadata.key)]
-    command += _repeated("--plain-http", weights.plain_http_hosts)
+    command += _repeated("--plain-http", sorted({*weights.plain_http_hosts, *plain_http_hosts}))
+    if max_rank:
+        command += ["--max-lora-rank", str(max_rank)]
     return command + _repeated("--pull-secret", weights.pull_secrets)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from kaito_api import labels
 from kaito_api.workspace import AdapterSpec, Workspace
 from workspace_controller.engines import engine_image
+from workspace_controller.hardening import CONTAINER_SECURITY, POD_SECURITY, TMP_MOUNT, base_env
 from workspace_controller.inference.command import (
     ADAPTERS_MOUNT,
     CONFIG_MOUNT,
@@ -29,12 +30,6 @@ from workspace_controller.sizing import Sizing
 
 CONFIG_HASH: Final = "kaito.sh/config-hash"
 """On the pod template: the configuration's digest, so that an edit of the ConfigMap rolls the pods."""
-_USER: Final = 1000
-_HARDENED: Final = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-}
 
 
 def pod_template(
@@ -54,14 +49,7 @@ def pod_template(
         "automountServiceAccountToken": True,
         "containers": [_server(workspace, sizing, settings, weights, mounted)],
         "enableServiceLinks": False,
-        "securityContext": {
-            "fsGroup": _USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "runAsGroup": _USER,
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
         "serviceAccountName": service_account_name(workspace.metadata.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "tolerations": list(TOLERATIONS),
@@ -82,7 +70,7 @@ def _server(
     mounts = [
         {"name": "adapters", "mountPath": "/adapters"},
         {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108 - the container's own shared memory
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+        TMP_MOUNT,
         {"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True},
         *(
             {"name": _adapter_volume(adapter), "mountPath": f"{ADAPTERS_MOUNT}/{adapter.source.name}", "readOnly": True}
@@ -103,14 +91,14 @@ def _server(
         "ports": ports,
         **probes(sizing.preset),
         "resources": server_resources(sizing, weights, settings),
-        "securityContext": _HARDENED,
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": sorted(mounts, key=lambda mount: str(mount["mountPath"])),
     }
 
 
 def _fetcher(workspace: Workspace, sizing: Sizing, settings: Settings, weights: Weights) -> dict[str, Any]:
     assert sizing.engine is not None
-    env = _base_env()
+    env = base_env()
     if weights.token_secret:
         reference = {"name": weights.token_secret, "key": "HF_TOKEN"}
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
@@ -118,29 +106,22 @@ def _fetcher(workspace: Workspace, sizing: Sizing, settings: Settings, weights: 
         "name": "weights",
         "image": engine_image(sizing.engine, settings.engine_images),
         "imagePullPolicy": "IfNotPresent",
-        "command": fetch_command(workspace, weights),
+        "command": fetch_command(
+            workspace, weights, sizing.lora.rank if sizing.lora.slots else 0, settings.plain_http_hosts
+        ),
         "env": sorted(env, key=lambda entry: str(entry["name"])),
         "resources": {"requests": FETCH_REQUESTS},
-        "securityContext": _HARDENED,
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+            TMP_MOUNT,
             {"name": VOLUME, "mountPath": MOUNT_PATH},
         ],
     }
 
 
-def _base_env() -> list[dict[str, Any]]:
-    return [
-        {"name": "HOME", "value": "/tmp/home"},  # noqa: S108 - an emptyDir of this pod alone
-        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-        {"name": "TMPDIR", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
-    ]
-
-
 def _server_env(sizing: Sizing) -> list[dict[str, Any]]:
     assert sizing.engine is not None
-    env = [*_base_env(), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+    env = [*base_env(), {"name": "HF_HUB_OFFLINE", "value": "1"}]
     if sizing.node_count > 1:
         index = {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}
         env.append({"name": "POD_INDEX", "valueFrom": {"fieldRef": index}})

@@ -42,8 +42,9 @@ def plan_weights(workspace: Workspace, preset: Preset, settings: Settings, optio
     if options.local_weights and settings.allow_host_path:
         folder = preset.hugging_face.id.lower().replace("/", "-").replace("\\", "-")
         return Weights(volume=_volume(hostPath={"path": f"{LOCAL_FOLDER}/{folder}", "type": "Directory"}))
-    assert workspace.inference is not None
-    wanted = workspace.inference.preset
+    block = workspace.inference or workspace.tuning
+    assert block is not None
+    wanted = block.preset
     assert wanted is not None
     source = _source(wanted, preset, settings, options)
     size = math.ceil(preset.weights_gib * _SLACK) + 1

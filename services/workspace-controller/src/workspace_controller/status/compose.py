@@ -14,18 +14,23 @@ import msgspec
 
 from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition, set_condition
 from kaito_api.meta import Condition
+from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import PlanStatus, WorkspaceState, WorkspaceStatus
 from workspace_controller.claims import views
 from workspace_controller.decision import Obstacle
 from workspace_controller.deletion import DeletionPlan
-from workspace_controller.failures import cut
+from workspace_controller.failures import cut, diagnose, sentence
 from workspace_controller.nodes import NodePlan
 from workspace_controller.observed import Observed
 from workspace_controller.status.adapters import fold_adapters, judge_adapters
+from workspace_controller.status.facts import with_facts
 from workspace_controller.status.finding import Finding
 from workspace_controller.status.inference import judge_inference
+from workspace_controller.status.job import judge_job
 from workspace_controller.status.phases import time_phases
 from workspace_controller.status.resource import ResourceFindings, judge_resources, obstructed
+from workspace_controller.status.tuning import fold_tuning, scene
+from workspace_controller.tuning.run import Run
 
 _ERROR_LIMIT: Final = 1024
 
@@ -39,6 +44,10 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     obstacle: Obstacle | None = None
     """The first thing that stops the plan, if any."""
     plan: PlanStatus | None = None
+    adapters_held: str = ""
+    """What about the adapters waits for a restart that nobody allowed, in words."""
+    run: Run | None = None
+    """Of a tuning Workspace: the request that its Job is for."""
     deletion: DeletionPlan | None = None
 
 
@@ -73,7 +82,10 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
     inference = judge_inference(statefulset, target, observed.pods, observed.nodes, resource)
     if statefulset is None and situation.obstacle is not None and not situation.obstacle.field.startswith("resource"):
         inference = Finding(ok=False, reason=situation.obstacle.reason, message=situation.obstacle.message)
-    adapters = fold_adapters(specs, observed.pods)
+    plan = situation.plan or stored.plan
+    adapters = fold_adapters(
+        specs, observed.pods, spans_nodes=plan is not None and plan.nodes > 1, checks=observed.adapter_checks
+    )
     nodes: dict[WorkspaceCondition, Finding | None] = {
         WorkspaceCondition.NODE_CLAIM_READY: resources.claims if resources is not None else None,
         WorkspaceCondition.NODES_READY: resources.nodes if resources is not None else None,
@@ -82,37 +94,80 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
         **({} if kept else nodes),
         WorkspaceCondition.RESOURCE_READY: resource,
         WorkspaceCondition.INFERENCE_READY: inference,
-        WorkspaceCondition.ADAPTERS_READY: judge_adapters(specs, adapters),
+        WorkspaceCondition.ADAPTERS_READY: judge_adapters(specs, adapters, situation.adapters_held),
         WorkspaceCondition.SUCCEEDED: _succeeded(situation, resource, inference),
     }
     conditions = _merge(stored.conditions, findings, workspace.metadata.generation, now)
-    serves = inference.ok and situation.obstacle is None
     return msgspec.structs.replace(
         stored,
         conditions=conditions,
-        state=_state(stored.state, serves=serves),
+        state=_state(stored.state, serves=inference.ok),
         target_node_count=target,
         worker_nodes=_worker_nodes(situation, resources),
         adapters=adapters,
-        plan=situation.plan or stored.plan,
+        plan=with_facts(plan, observed.pods),
         phases=time_phases(workspace, conditions, observed.pods),
     )
 
 
 def _tuning(situation: Situation, now: datetime) -> WorkspaceStatus:
-    """Report a tuning Workspace, for which nothing is done yet beyond its validation."""
-    obstacle = situation.obstacle
-    if obstacle is None:
-        return situation.observed.workspace.status
-    refused = Finding(ok=False, reason=obstacle.reason, message=obstacle.message)
-    findings = {
-        WorkspaceCondition.RESOURCE_READY: obstructed(obstacle),
-        WorkspaceCondition.JOB_STARTED: refused,
-        WorkspaceCondition.SUCCEEDED: refused,
-    }
-    workspace = situation.observed.workspace
-    conditions = _merge(workspace.status.conditions, findings, workspace.metadata.generation, now)
-    return msgspec.structs.replace(workspace.status, conditions=conditions, state=WorkspaceState.PENDING)
+    observed, run = situation.observed, situation.run
+    workspace, stored = observed.workspace, observed.workspace.status
+    assert run is not None
+    assert workspace.tuning is not None
+    generation = workspace.metadata.generation
+    if run.over:
+        return _released(workspace, now)
+    seen = scene(run.job, observed.pods)
+    failure = diagnose([seen.pod], observed.nodes) if seen.pod is not None else None
+    tuning = fold_tuning(run, seen, stored.tuning, workspace.tuning.output, failure)
+    resources = None if run.ended else _resources(situation)
+    resource = resources.resource if resources is not None else None
+    if resource is None and situation.obstacle is not None and run.job is None:
+        resource = obstructed(situation.obstacle)
+    plan = situation.plan or stored.plan
+    cost = plan.cost if plan is not None else None
+    found = judge_job(run, seen, tuning, failure, resource, situation.obstacle, cost)
+    findings: dict[WorkspaceCondition, Finding | None] = {}
+    if resources is not None or run.job is None:
+        findings[WorkspaceCondition.NODE_CLAIM_READY] = resources.claims if resources is not None else None
+        findings[WorkspaceCondition.NODES_READY] = resources.nodes if resources is not None else None
+    if resource is not None:
+        findings[WorkspaceCondition.RESOURCE_READY] = resource
+    findings[WorkspaceCondition.JOB_STARTED] = found.started
+    findings[WorkspaceCondition.SUCCEEDED] = found.succeeded
+    conditions = _merge(stored.conditions, findings, generation, now)
+    pods = [seen.pod] if seen.pod is not None else []
+    return msgspec.structs.replace(
+        stored,
+        conditions=conditions,
+        state=found.state,
+        target_node_count=situation.nodes.target_count if situation.nodes is not None else stored.target_node_count,
+        worker_nodes=_worker_nodes(situation, resources),
+        tuning=tuning,
+        plan=plan,
+        phases=time_phases(workspace, conditions, pods),
+    )
+
+
+def _released(workspace: Workspace, now: datetime) -> WorkspaceStatus:
+    """Report that the nodes of a finished run are given back. No condition turns: the run went as it went."""
+    stored = workspace.status
+    if workspace.resource is None or not workspace.resource.instance_type:
+        return stored
+    conditions = stored.conditions
+    for type_ in (
+        WorkspaceCondition.NODE_CLAIM_READY,
+        WorkspaceCondition.NODES_READY,
+        WorkspaceCondition.RESOURCE_READY,
+    ):
+        old = find_condition(conditions, type_)
+        if old is not None:
+            ok = old.status == Status.TRUE
+            text = "The run is over, so its nodes are given back."
+            finding = Finding(ok=ok, reason=Reason.NODES_RELEASED, message=text)
+            conditions = set_condition(conditions, finding.condition(type_, workspace.metadata.generation), now)
+    return msgspec.structs.replace(stored, conditions=conditions, worker_nodes=[])
 
 
 def _deleting(observed: Observed, deletion: DeletionPlan, now: datetime) -> WorkspaceStatus:
@@ -160,7 +215,7 @@ def _succeeded(situation: Situation, resource: Finding, inference: Finding) -> F
     if obstacle is not None:
         message = obstacle.message
         if situation.observed.statefulset is not None:
-            message = f"{message.rstrip('.')}. The running workload keeps its last valid spec."
+            message = f"{sentence(message)} The running workload keeps its last valid spec."
         return Finding(ok=False, reason=obstacle.reason, message=message)
     for finding in (resource, inference):
         if not finding.ok:
@@ -182,7 +237,11 @@ def _merge(
 
 
 def _state(stored: str, *, serves: bool) -> str:
-    """Return KAITO's state: a Workspace that once was Ready is NotReady afterwards, never Pending again."""
+    """Return KAITO's state: a Workspace that once was Ready is NotReady afterwards, never Pending again.
+
+    It is about serving alone. An edit that is refused while the last valid spec serves on leaves it Ready: that the edit did
+    not take is said by WorkspaceSucceeded, whatever refused it.
+    """
     if serves:
         return WorkspaceState.READY
     was_ready = stored in {WorkspaceState.READY, WorkspaceState.NOT_READY}

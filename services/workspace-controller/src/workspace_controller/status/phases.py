@@ -1,4 +1,4 @@
-"""Pure: when each phase on the way to a serving model began and ended, by the clocks of the objects themselves."""
+"""Pure: when each phase on the way to a model or an adapter began and ended, by the clocks of the objects themselves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from kaito_api.conditions import WorkspaceCondition, find_condition
 from kaito_api.core import ContainerStatus, Pod
 from kaito_api.meta import Condition, whole_seconds
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import Phase, PhaseStatus
-from workspace_controller.status.inference import SERVER, WEIGHTS
+from workspace_controller.status.inference import SERVER, WEIGHTS, report_of
+from workspace_controller.tuning.steps import DATA, PACKAGER, TUNER
 
 _ORDER: Final = [phase.value for phase in Phase]
 
@@ -23,6 +26,7 @@ def time_phases(workspace: Workspace, conditions: Sequence[Condition], pods: Seq
     fresh = [_nodes(workspace, conditions)]
     if first is not None:
         fresh += [_images(first), _weights(first), _engine(first)]
+        fresh += [_data(first), _training(first), _packaging(first)]
     result = [_merge(known.pop(phase.name, None), phase) for phase in fresh if phase is not None]
     # The pod may be away for the moment; what was measured of it is not.
     result += [phase for phase in known.values() if phase.finished_at is not None]
@@ -30,6 +34,9 @@ def time_phases(workspace: Workspace, conditions: Sequence[Condition], pods: Seq
 
 
 def _merge(known: PhaseStatus | None, fresh: PhaseStatus) -> PhaseStatus:
+    if known is not None and known.name == Phase.TRAINING and known.finished_at is None:
+        # It begins with a report, and every later report has a later time.
+        return msgspec.structs.replace(fresh, started_at=min(known.started_at, fresh.started_at))
     return known if known is not None and known.finished_at is not None else fresh
 
 
@@ -68,6 +75,33 @@ def _engine(pod: Pod) -> PhaseStatus | None:
     ready = pod.condition("Ready")
     done = ready.last_transition_time if ready is not None and ready.status == "True" else None
     return _phase(Phase.ENGINE, _started(status), done) if status is not None else None
+
+
+def _data(pod: Pod) -> PhaseStatus | None:
+    """From the container that brings the data, else the tuner that does so itself, to the first word about training."""
+    begun = [start for status in _statuses(pod) if status.name in {DATA, TUNER} and (start := _started(status))]
+    return _phase(Phase.DATA, min(begun, default=None), _first_step(pod))
+
+
+def _training(pod: Pod) -> PhaseStatus | None:
+    tuner = next((status for status in pod.status.init_container_statuses if status.name == TUNER), None)
+    tuner = tuner or next((status for status in pod.status.container_statuses if status.name == TUNER), None)
+    ended = tuner.state.terminated if tuner is not None else None
+    return _phase(Phase.TRAINING, _first_step(pod), ended.finished_at if ended is not None else None)
+
+
+def _packaging(pod: Pod) -> PhaseStatus | None:
+    status = next((status for status in pod.status.container_statuses if status.name == PACKAGER), None)
+    if status is None:
+        return None
+    ended = status.state.terminated
+    done = ended.finished_at if ended is not None and ended.exit_code == 0 else None
+    return _phase(Phase.PACKAGING, _started(status), done)
+
+
+def _first_step(pod: Pod) -> datetime | None:
+    said = report_of(pod, TUNER)
+    return said.at if said is not None and said.tuning is not None else None
 
 
 def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:

@@ -16,6 +16,7 @@ from workspace_controller.validation.fit import UNCHECKED, size
 from workspace_controller.validation.identity import identity_errors
 from workspace_controller.validation.inference import inference_errors, preset_warnings
 from workspace_controller.validation.resource import resource_errors, resource_warnings
+from workspace_controller.validation.training_config import judge_training_config
 from workspace_controller.validation.tuning import tuning_errors
 from workspace_controller.validation.verdict import FieldError, Verdict, invalid
 
@@ -32,8 +33,8 @@ def validate(
 ) -> Verdict:
     """Judge `workspace`.
 
-    `config` is the ConfigMap named by inference.config as it was observed, `nodes` are all nodes of the cluster. None
-    means "not looked at": what depends on it is not judged (the webhook makes no network call).
+    `config` is the ConfigMap named by inference.config or tuning.config as it was observed, `nodes` are all nodes of the
+    cluster. None means "not looked at": what depends on it is not judged (the webhook makes no network call).
     """
     options = read_options(workspace.metadata.annotations)
     errors = identity_errors(workspace) + resource_errors(workspace, catalog, options)
@@ -41,7 +42,9 @@ def validate(
     warnings = _warnings(workspace, catalog, options)
     parsed = InferenceConfig()
     if workspace.tuning is not None:
-        errors += tuning_errors(workspace.tuning, catalog)
+        tuning = workspace.tuning
+        errors += tuning_errors(tuning, catalog, settings)
+        errors += judge_training_config(tuning.config, config, tuning.method)
     if workspace.inference is not None:
         inference = workspace.inference
         errors += inference_errors(inference, catalog, settings, options)

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from kaito_api import labels
 from kaito_api.workspace import AdapterSpec, DataSource
 from workspace_controller.validation.verdict import FieldError, invalid
 
 MAX_ADAPTERS: Final = 10
+MAX_STRONG: Final = 4
+"""Strength that the annotation admits. Beyond that nothing but noise comes out."""
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _REFERENCE: Final = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
@@ -18,8 +21,11 @@ _REFERENCE: Final = re.compile(
 )
 
 
-def adapter_errors(adapters: Sequence[AdapterSpec], served_name: str) -> list[FieldError]:
-    """Judge inference.adapters. `served_name` is the base model's public name, which no adapter may take."""
+def adapter_errors(adapters: Sequence[AdapterSpec], served_name: str, *, strong: bool = False) -> list[FieldError]:
+    """Judge inference.adapters. `served_name` is the base model's public name, which no adapter may take.
+
+    `strong` says that the Workspace's annotation admits strengths above 1.
+    """
     errors: list[FieldError] = []
     if len(adapters) > MAX_ADAPTERS:
         errors.append(invalid("inference.adapters", f"has {len(adapters)} entries, at most {MAX_ADAPTERS} are served"))
@@ -34,7 +40,7 @@ def adapter_errors(adapters: Sequence[AdapterSpec], served_name: str) -> list[Fi
             )
         seen.add(name)
         errors += _source_errors(f"{path}.source", adapter.source)
-        errors += _strength_errors(f"{path}.strength", adapter.strength)
+        errors += _strength_errors(f"{path}.strength", adapter.strength, MAX_STRONG if strong else 1)
     return errors
 
 
@@ -69,13 +75,14 @@ def _source_errors(path: str, source: DataSource) -> list[FieldError]:
     return []
 
 
-def _strength_errors(path: str, strength: str) -> list[FieldError]:
+def _strength_errors(path: str, strength: str, limit: int) -> list[FieldError]:
     if not strength:
         return []
     try:
         value = Decimal(strength)
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite() or not 0 <= value <= 1:
-        return [invalid(path, f'{strength!r} must be a decimal from 0 to 1, in quotes: "0.5"')]
+    if not value.is_finite() or not 0 <= value <= limit:
+        more = "" if limit > 1 else f'; the annotation {labels.STRONG_ADAPTERS}: "true" allows up to {MAX_STRONG}'
+        return [invalid(path, f'{strength!r} must be a decimal from 0 to {limit}, in quotes: "0.5"{more}')]
     return []

@@ -10,7 +10,7 @@ import msgspec
 from kaito_api import labels
 from kaito_api.conditions import Reason
 from kaito_api.core import Node
-from kaito_api.workspace import Workspace
+from kaito_api.workspace import TuningMethod, Workspace
 from workspace_controller.catalog import Catalog
 from workspace_controller.engines import Engine, choose_engine
 from workspace_controller.estimator import Gpus
@@ -18,10 +18,11 @@ from workspace_controller.gpus import of_node, of_sku
 from workspace_controller.inference_config import InferenceConfig
 from workspace_controller.model_fit import Misfit, cheapest, fit_on_engine
 from workspace_controller.options import Options
-from workspace_controller.presets import Preset
+from workspace_controller.presets import GIB, Preset
 from workspace_controller.selector import brought_nodes
 from workspace_controller.settings import LoraDefaults, Settings
 from workspace_controller.sizing import Sizing
+from workspace_controller.tuning.memory import least_bytes, trains_on
 from workspace_controller.validation.verdict import FieldError
 
 _PATH: Final = "resource.instanceType"
@@ -53,8 +54,10 @@ def size(  # noqa: PLR0917 - spec, catalog, settings, then what was observed
         max_model_len=config.max_model_len,
         disk_gib=_disk(workspace, preset),
     )
-    if preset is None or workspace.inference is None:
+    if preset is None:
         return base
+    if workspace.tuning is not None:
+        return _size_tuning(base, preset, workspace.tuning.method, catalog, settings, options)
     return _size_model(base, preset, catalog, settings, options)
 
 
@@ -86,6 +89,32 @@ def _size_model(
     return msgspec.structs.replace(
         sized, notes=(*fit.notes, *_unverified(engine), *_cheaper(sized, preset, catalog, lora, settings))
     )
+
+
+def _size_tuning(  # noqa: PLR0917 - what is sized, then spec, catalog, settings and annotations
+    base: Sizing, preset: Preset, method: str, catalog: Catalog, settings: Settings, options: Options
+) -> Sizing | FieldError:
+    """Choose the build that trains, and check that the model can be trained on one of the GPUs."""
+    if base.gpus is None:
+        return base
+    engine = choose_engine(catalog.engines, base.gpus.capability, settings.engine_override)
+    if engine is None:
+        return _lacks_gpu(base, base.gpus, catalog, settings)
+    if not settings.tuning.images.get(engine.name, engine.tuner_image):
+        message = f"there is no tuner for the build {engine.name}: choose another instance type, or set --tuner-images"
+        return FieldError(path=_PATH, reason=Reason.ENGINE_LACKS_GPU, message=message)
+    need = least_bytes(preset, method)
+    have = base.gpus.memory_bytes
+    if have and need > have and engine.needs_gpu and not options.bypass_checks:
+        names = [sku.name for sku in catalog.skus if sku.memory_per_gpu >= need and trains_on(sku, catalog)]
+        hint = f"; these hold it: {', '.join(names)}" if names else ""
+        other = "; method qlora takes about a third of that" if method == TuningMethod.LORA else ""
+        message = (
+            f"training {preset.name} with {method} takes at least {need / GIB:.1f} GiB on each GPU, and a GPU of "
+            f"{base.instance_type or 'these nodes'} has {have / GIB:.0f} GiB{hint}{other}"
+        )
+        return FieldError(path=_PATH, reason=Reason.INSTANCE_TYPE_TOO_SMALL, message=message)
+    return msgspec.structs.replace(base, engine=engine, notes=_unverified(engine))
 
 
 def _unverified(engine: Engine) -> tuple[str, ...]:

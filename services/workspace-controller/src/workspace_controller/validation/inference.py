@@ -48,7 +48,7 @@ def inference_errors(
             )
         )
     served = preset.name if preset is not None else ""
-    return errors + adapter_errors(inference.adapters, served)
+    return errors + adapter_errors(inference.adapters, served, strong=options.strong_adapters)
 
 
 def preset_errors(path: str, wanted: PresetSpec, catalog: Catalog) -> list[FieldError]:

@@ -43,6 +43,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {{ printf "--lora-rank=%d" (int .lora.rank) | quote }}
 - {{ printf "--server-cpu=%s" .server.cpu | quote }}
 - {{ printf "--server-memory=%s" .server.memory | quote }}
+{{- $tuners := list }}
+{{- range $variant, $image := .tuning.images }}{{ $tuners = append $tuners (printf "%s=%s" $variant $image) }}{{ end }}
+- {{ printf "--tuner-images=%s" (join "," $tuners) | quote }}
+- {{ printf "--packager-image=%s" .tuning.packagerImage | quote }}
+- {{ printf "--tuner-cpu=%s" .tuning.cpu | quote }}
+- {{ printf "--tuner-memory=%s" .tuning.memory | quote }}
+- {{ printf "--push-hold-seconds=%d" (int .tuning.pushHoldSeconds) | quote }}
+- {{ printf "--data-hosts=%s" (join "," .tuning.dataHosts) | quote }}
+- {{ printf "--data-plain-http=%t" .tuning.dataPlainHttp | quote }}
 - {{ printf "--allow-template=%t" .allowTemplate | quote }}
 - {{ printf "--allow-host-path=%t" .allowHostPath | quote }}
 {{- end }}

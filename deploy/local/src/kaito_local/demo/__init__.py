@@ -1,0 +1,1 @@
+"""What the demonstrations of local mode show."""

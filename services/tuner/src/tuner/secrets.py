@@ -1,0 +1,52 @@
+"""The login for the registry of checkpoints: read when it is needed, kept in memory, never given to the training child."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from kaito_api.meta import Key
+from kaito_api.resources import SECRETS
+from kaito_oci import Anonymous, CredentialSource, DockerConfigError, DockerConfigs
+from kubecore.client import Client
+from kubecore.errors import ApiError, TransportError
+
+TYPE: Final = "kubernetes.io/dockerconfigjson"
+FILE: Final = ".dockerconfigjson"
+READ_SECONDS: Final = 10.0
+
+
+class SecretError(Exception):
+    """The Secret cannot be used. `str()` says why."""
+
+
+async def mounted(folder: Path) -> CredentialSource:
+    """Read a Secret that kubelet mounted. Raises SecretError."""
+    try:
+        return _parsed(await asyncio.to_thread((folder / FILE).read_bytes), str(folder))
+    except OSError as error:
+        raise SecretError(f"{folder / FILE} cannot be read: {error.strerror}") from error
+
+
+async def over_api(client: Client, secret: Key) -> CredentialSource:
+    """Read a Secret of the pod's namespace. Raises SecretError."""
+    try:
+        found = await client.get(SECRETS, secret, timeout=READ_SECONDS)
+    except (ApiError, TransportError) as error:
+        raise SecretError(f"Secret {secret} cannot be read: {error}") from error
+    if found.type != TYPE or FILE not in found.data:
+        raise SecretError(f"Secret {secret} has type {found.type}; it must be {TYPE}")
+    return _parsed(found.data[FILE], f"Secret {secret}")
+
+
+async def anonymous() -> CredentialSource:
+    """No login."""
+    return Anonymous()
+
+
+def _parsed(document: bytes, where: str) -> CredentialSource:
+    try:
+        return DockerConfigs(document)
+    except DockerConfigError as error:
+        raise SecretError(f"{where}: {error}") from error

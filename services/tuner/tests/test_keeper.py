@@ -1,0 +1,231 @@
+"""Checkpoints and results in a real registry, for pods that find no volume of the one before them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kaito_oci import Reference, RegistrySettings
+from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from tuner import checkpoints, options, result
+from tuner.checkpoint_image import CheckpointImage, Mark, mark_annotations, read_mark
+from tuner.exits import ExitCode, FatalError
+from tuner.keeper import Keeper, keeper
+from tuner.options import Options
+from tuner.reporter import Reporter
+from tuner.supervisor import Supervisor, innermost
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    async with docker_registry(folder, password=True) as running:
+        yield running
+
+
+def settings(folder: Path, registry: DockerRegistry, *more: str, password: str = "") -> Options:
+    """A pod of its own: nothing of another pod's folders."""
+    secret = folder / "secret"
+    secret.mkdir(parents=True, exist_ok=True)
+    login = registry.dockerconfigjson(password=password) if password else registry.dockerconfigjson()
+    (secret / ".dockerconfigjson").write_bytes(login)
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "rows.jsonl").write_text('{"text": "a"}\n')
+    arguments = ["--data", str(folder / "data"), "--output", str(folder / "out"), "--work", str(folder / "work")]
+    arguments += ["--model", str(folder / "model"), "--checkpoint-image", f"{registry.host}/team/adapter:v1-ckpt"]
+    arguments += ["--checkpoint-secret-folder", str(secret), "--plain-http-registry", registry.host, *more]
+    return options.parse(["run", *arguments], {})
+
+
+def made(found: Options) -> Keeper:
+    kept = keeper(found, None)
+    assert kept is not None
+    return kept
+
+
+def checkpoint(folder: Path, step: int, key: str) -> None:
+    path = folder / f"checkpoint-{step}"
+    (path / "sub").mkdir(parents=True)
+    (path / "optimizer.pt").write_bytes(b"o" * 100_000)
+    (path / "sub" / "state.json").write_text(str(step))
+    checkpoints.seal(folder, step, key)
+
+
+async def sent(found: Options, step: int, key: str, *, micro_limit: int | None = None) -> None:
+    kept = made(found)
+    checkpoint(found.checkpoints, step, key)
+    await kept.bring_checkpoint(key)
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(kept.send_checkpoints())
+        kept.offer(step, micro_limit)
+        await kept.settle()
+        sending.cancel()
+
+
+async def test_a_new_pod_finds_the_checkpoint_of_the_one_before(tmp_path: Path, registry: DockerRegistry) -> None:
+    await sent(settings(tmp_path / "one", registry), 10, "run", micro_limit=2)
+    await sent(settings(tmp_path / "two", registry), 20, "run", micro_limit=2)
+    third = settings(tmp_path / "three", registry)
+    brought = await made(third).bring_checkpoint("run")
+    assert (brought.micro_limit, brought.remark) == (2, "")
+    assert checkpoints.latest_whole(third.checkpoints, "run") == third.checkpoints / "checkpoint-20"
+    assert (third.checkpoints / "checkpoint-20" / "sub" / "state.json").read_text() == "20"
+
+
+async def test_the_checkpoint_of_another_run_is_not_used(tmp_path: Path, registry: DockerRegistry) -> None:
+    await sent(settings(tmp_path / "one", registry), 10, "other data")
+    second = settings(tmp_path / "two", registry)
+    await made(second).bring_checkpoint("run")
+    assert not second.checkpoints.exists()
+
+
+async def test_a_newer_one_on_the_disk_is_kept(tmp_path: Path, registry: DockerRegistry) -> None:
+    await sent(settings(tmp_path / "one", registry), 10, "run")
+    second = settings(tmp_path / "two", registry)
+    checkpoint(second.checkpoints, 15, "run")
+    await made(second).bring_checkpoint("run")
+    assert [path.name for path in second.checkpoints.iterdir()] == ["checkpoint-15"]
+
+
+async def test_what_was_damaged_before_it_was_sent_is_never_used(tmp_path: Path, registry: DockerRegistry) -> None:
+    first = settings(tmp_path / "one", registry)
+    checkpoint(first.checkpoints, 10, "run")
+    (first.checkpoints / "checkpoint-10" / "optimizer.pt").write_bytes(b"cut")
+    secret = registry.dockerconfigjson()
+
+    async def login() -> object:
+        from kaito_oci import DockerConfigs
+
+        return DockerConfigs(secret)
+
+    image = CheckpointImage(
+        Reference.parse(first.checkpoint_image),
+        login,
+        RegistrySettings(plain_http_hosts={registry.host}),  # type: ignore[arg-type]
+    )
+    await image.store(first.checkpoints / "checkpoint-10", Mark(key="run", step=10))
+    second = settings(tmp_path / "two", registry)
+    await made(second).bring_checkpoint("run")
+    assert checkpoints.latest_whole(second.checkpoints, "run") is None
+
+
+async def test_a_finished_adapter_takes_the_place_of_the_checkpoints(tmp_path: Path, registry: DockerRegistry) -> None:
+    first = settings(tmp_path / "one", registry)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_report.json"):
+        (staging / name).write_text(name)
+    await sent(first, 10, "run")
+    result.publish(staging, first.output, "request")
+    await made(first).keep_result("request")
+    second = settings(tmp_path / "two", registry)
+    assert not await made(second).bring_result("another request")
+    assert await made(second).bring_result("request")
+    assert result.finished(second.output, "request")
+    assert await made(second).bring_checkpoint("run") is not None
+    assert not second.checkpoints.exists()
+
+
+async def test_without_the_right_to_read_the_training_goes_on_and_says_so(
+    tmp_path: Path, registry: DockerRegistry
+) -> None:
+    found = await made(settings(tmp_path / "one", registry, password="wrong")).bring_checkpoint("run")
+    assert found.remark.startswith(f"Without checkpoints in {registry.host}/team/adapter:v1-ckpt: ")
+
+
+async def test_a_registry_that_is_down_is_a_reason_for_a_new_pod(tmp_path: Path, registry: DockerRegistry) -> None:
+    found = made(settings(tmp_path / "one", registry))
+    await registry.stop()
+    with pytest.raises(FatalError, match="cannot be read") as caught:
+        await found.bring_checkpoint("run")
+    assert caught.value.code is ExitCode.DATA_UNAVAILABLE
+
+
+def test_marks_survive_the_way_through_annotations() -> None:
+    for mark in (Mark(key="k", step=7, micro_limit=2), Mark(key="k")):
+        assert read_mark(mark_annotations(mark)) == mark
+    assert read_mark({"sh.kaito.checkpoint.step": "seven"}) is None
+    assert read_mark({"org.opencontainers.image.title": "x"}) is None
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import msgspec
+from tuner import checkpoints
+from tuner.events import *
+from tuner.job import Job
+job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+emit = Emitter(job.events)
+folder = Path(job.checkpoints)
+found = checkpoints.latest_whole(folder, job.key)
+began = checkpoints.step_of(found)
+micro = job.micro_limit or 8
+emit(Started(total_steps=30, resumed_from=began, micro_batch=micro, accumulation=8 // micro, packing="p",
+             trainable_parameters=1))
+if micro > 2:
+    emit(Failed(code=71, message=f"out of memory with {micro} samples at a time"))
+    sys.exit(71)
+step = began + 10
+(folder / f"checkpoint-{step}").mkdir(parents=True)
+(folder / f"checkpoint-{step}" / "state.json").write_text(str(step))
+checkpoints.seal(folder, step, job.key)
+emit(Saved(step=step))
+if step == 10:
+    emit(Failed(code=70, message="the loss became nan"))
+    sys.exit(70)
+staging = Path(job.staging)
+staging.mkdir(parents=True)
+for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_report.json"):
+    (staging / name).write_text(name)
+emit(Finished(step=step))
+"""
+
+
+async def pod(folder: Path, registry: DockerRegistry) -> tuple[Supervisor, Reporter, FatalError | None]:
+    """One pod's supervisor with a child that speaks the protocol: memory for two samples, a crash after step 10."""
+    program = folder.with_suffix(".py")
+    program.write_text(CHILD)
+    reporter = Reporter(None, folder.with_suffix(".log"))
+    found = settings(folder, registry)
+    supervisor = Supervisor(
+        found, reporter, keeper=made(found), launch=lambda _, job: [sys.executable, str(program), str(job)]
+    )
+    ended: FatalError | None = None
+    try:
+        await supervisor.execute()
+    except* FatalError as failures:
+        error = innermost(failures)
+        assert isinstance(error, FatalError)
+        ended = error
+    return supervisor, reporter, ended
+
+
+async def test_three_pods_finish_what_one_began(tmp_path: Path, registry: DockerRegistry) -> None:
+    first, reporter, error = await pod(tmp_path / "one", registry)
+    assert error is not None
+    assert (error.code, str(error)) == (ExitCode.TRAINING_FAILED, "the loss became nan")
+    words = first.figures.words()
+    assert "2 x 4 samples a step" in words
+    assert (
+        words.count("memory ran out with 4 samples at a time; it goes on with at most 2, and the same 8 samples") == 1
+    )
+    assert reporter.report.tuning is not None
+
+    second, reporter, error = await pod(tmp_path / "two", registry)
+    assert error is None
+    assert reporter.report.state == "Done"
+    assert second.figures.words().startswith("goes on after step 10, 30 steps, 2 x 4 samples a step")
+
+    third, reporter, error = await pod(tmp_path / "three", registry)
+    assert (error, reporter.report.state) == (None, "Done")
+    assert "an earlier pod finished the adapter" in reporter.report.message
+    assert (tmp_path / "three" / "out" / "adapter_model.safetensors").read_text() == "adapter_model.safetensors"
+    assert third.figures.words() == ""
+    assert json.loads((tmp_path / "three" / "out" / result.MANIFEST).read_text())["files"]

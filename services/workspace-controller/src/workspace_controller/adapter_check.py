@@ -1,0 +1,98 @@
+"""Pure: what is known about the adapters' images before any pod looks at them, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from kaito_api.adapter import Verdict
+from kaito_api.base_shapes import Base
+from kaito_api.conditions import Reason
+from kaito_api.workspace import AdapterSpec, Workspace
+from workspace_controller.decision import Obstacle
+from workspace_controller.presets import Preset
+from workspace_controller.settings import LORA_RANKS, AdapterPreflight, LoraDefaults
+
+_FIELD: Final = "inference.adapters"
+
+
+class CheckState(StrEnum):
+    """How far the look at an image is."""
+
+    PENDING = "Pending"
+    UNKNOWN = "Unknown"
+    """It cannot be read without a Secret, or not at all now: the pod finds out."""
+    KNOWN = "Known"
+
+
+class AdapterCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The look at one image. `reason` and `message` are "" where nothing stands against the adapter."""
+
+    state: CheckState
+    rank: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+Checks = Mapping[str, AdapterCheck]
+"""By image reference."""
+
+
+def public_images(workspace: Workspace) -> tuple[str, ...]:
+    """Return the adapter images of a Workspace for which no Secret is named, without repetitions."""
+    if workspace.inference is None or workspace.inference.preset is None:
+        return ()
+    sources = (adapter.source for adapter in workspace.inference.adapters)
+    return tuple(dict.fromkeys(found.image for found in sources if found.image and not found.image_pull_secrets))
+
+
+def of_verdict(verdict: Verdict) -> AdapterCheck:
+    """Return what a verdict means. A rank alone is no refusal: the plan may make room for it."""
+    problem = next(iter(verdict.problems), None)
+    if problem is None:
+        return AdapterCheck(state=CheckState.KNOWN, rank=verdict.rank)
+    return AdapterCheck(state=CheckState.KNOWN, rank=verdict.rank, reason=str(problem.reason), message=problem.message)
+
+
+def base_of(preset: Preset, how: AdapterPreflight) -> Base | None:
+    """Return the base that adapters of `preset` must fit; None where only the limits are to be checked."""
+    if how is not AdapterPreflight.FULL:
+        return None
+    shape = preset.shape
+    return Base(
+        name=preset.name,
+        architecture=preset.architecture,
+        layers=shape.layers,
+        hidden=shape.hidden_size,
+        intermediate=shape.intermediate_size,
+        heads=shape.attention_heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+    )
+
+
+def rank_for(checks: Checks, planned: LoraDefaults) -> int:
+    """Return the engine's rank for the largest adapter known, 0 where the planned one is enough."""
+    most = max((check.rank for check in checks.values() if not check.reason), default=0)
+    if not planned.slots or most <= planned.rank:
+        return 0
+    return next((rank for rank in LORA_RANKS if rank >= most), LORA_RANKS[-1])
+
+
+def check_obstacle(adapters: Sequence[AdapterSpec], checks: Checks) -> Obstacle | None:
+    """Return what keeps a Workspace that has no nodes yet from asking for them."""
+    for adapter in adapters:
+        check = checks.get(adapter.source.image)
+        if check is not None and check.reason:
+            text = (
+                f"Adapter {adapter.source.name} cannot be served: {check.reason}: {check.message.rstrip('.')}. "
+                "No node is requested while it is named."
+            )
+            return Obstacle(reason=Reason.ADAPTER_FAILED, message=text, field=_FIELD)
+    if any(check.state is CheckState.PENDING for check in checks.values()):
+        text = "The adapters' images are looked at before a node is requested."
+        return Obstacle(reason=Reason.ADAPTERS_PENDING, message=text, field=_FIELD)
+    return None

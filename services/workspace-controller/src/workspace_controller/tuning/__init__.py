@@ -1,0 +1,34 @@
+"""Pure: a judged tuning Workspace to the objects of its Job, in the order in which they are made."""
+
+from __future__ import annotations
+
+from kaito_api.workspace import Workspace
+from workspace_controller.inference.access import access
+from workspace_controller.inference_config import ConfigSource
+from workspace_controller.manifest import Manifest
+from workspace_controller.settings import Settings
+from workspace_controller.sizing import Sizing
+from workspace_controller.tuning.job import job
+from workspace_controller.tuning.pod import pod_template, pull_secrets
+
+__all__ = ["plan_tuning"]
+
+
+def plan_tuning(
+    workspace: Workspace,
+    config: ConfigSource | None,
+    sizing: Sizing,
+    settings: Settings,
+    *,
+    run: str,
+    revision: int = 0,
+) -> tuple[Manifest, ...]:
+    """Plan the workload of a tuning Workspace that validation found good: ServiceAccount, Role, RoleBinding, Job.
+
+    `run` is the request that the Job is for (tuning/run.py). Nothing is planned (an empty tuple) while the GPUs of the
+    user's nodes are not known.
+    """
+    if workspace.tuning is None or sizing.engine is None:
+        return ()
+    template = pod_template(workspace, config, sizing, settings)
+    return (*access(workspace, (), pull_secrets(workspace)), job(workspace, template, run=run, revision=revision))

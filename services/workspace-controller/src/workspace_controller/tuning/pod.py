@@ -1,0 +1,174 @@
+"""The pod template of a tuning Job: check, weights, data, tuner, packager, in the order that kubelet keeps.
+
+The push Secret is mounted into the packager's containers alone. An output that is only a volume has no packager: the tuner is the
+main container then, and so it is in a dry run, which makes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kaito_api import labels
+from kaito_api.workspace import Workspace
+from workspace_controller.engines import engine_image
+from workspace_controller.hardening import CONTAINER_SECURITY, POD_SECURITY, TMP_MOUNT, base_env
+from workspace_controller.inference.command import fetch_command
+from workspace_controller.inference.metadata import pod_labels
+from workspace_controller.inference.placement import TOLERATIONS, affinity, node_requirements
+from workspace_controller.inference.weights import MOUNT_PATH, Weights, plan_weights
+from workspace_controller.inference.weights import VOLUME as WEIGHTS_VOLUME
+from workspace_controller.inference_config import ConfigSource
+from workspace_controller.naming import service_account_name
+from workspace_controller.options import Options, read_options
+from workspace_controller.settings import Settings
+from workspace_controller.sizing import Sizing
+from workspace_controller.tuning import command, resources, steps
+from workspace_controller.tuning.config import digest
+from workspace_controller.tuning.volumes import volumes
+
+CONFIG_HASH = "kaito.sh/config-hash"
+_SECRET_MOUNT = {"name": "push-secret", "mountPath": steps.SECRET_MOUNT, "readOnly": True}
+
+
+def pod_template(
+    workspace: Workspace, config: ConfigSource | None, sizing: Sizing, settings: Settings
+) -> dict[str, Any]:
+    """Return the pod template that trains on the preset of `sizing`."""
+    assert workspace.tuning is not None
+    assert sizing.preset is not None
+    options = read_options(workspace.metadata.annotations)
+    weights = plan_weights(workspace, sizing.preset, settings, options)
+    chain = _chain(workspace, sizing, settings, options, weights)
+    annotations = {labels.DO_NOT_DISRUPT: "true"}
+    if workspace.tuning.config:
+        annotations[CONFIG_HASH] = digest(config)[:16]
+    spec: dict[str, Any] = {
+        "affinity": affinity(node_requirements(workspace, sizing)),
+        "automountServiceAccountToken": True,
+        "containers": [chain[-1]],
+        "enableServiceLinks": False,
+        "initContainers": chain[:-1],
+        "restartPolicy": "Never",
+        "securityContext": POD_SECURITY,
+        "serviceAccountName": service_account_name(workspace.metadata.name),
+        "terminationGracePeriodSeconds": steps.GRACE_SECONDS,
+        "tolerations": list(TOLERATIONS),
+        "volumes": volumes(workspace, sizing, weights, pushes=pushes(workspace)),
+    }
+    if not chain[:-1]:
+        del spec["initContainers"]
+    return {"metadata": {"annotations": annotations, "labels": pod_labels(workspace)}, "spec": spec}
+
+
+def pushes(workspace: Workspace) -> bool:
+    """Whether the result goes into a registry."""
+    tuning = workspace.tuning
+    return tuning is not None and tuning.output is not None and bool(tuning.output.image)
+
+
+def pull_secrets(workspace: Workspace) -> tuple[str, ...]:
+    """Return the names of the Secrets with which weights and data are pulled, sorted. The push Secret is none of them."""
+    tuning = workspace.tuning
+    if tuning is None:
+        return ()
+    named = set(tuning.preset.preset_options.image_pull_secrets) if tuning.preset is not None else set()
+    if tuning.input is not None and tuning.input.image:
+        named.update(tuning.input.image_pull_secrets)
+    return tuple(sorted(named))
+
+
+def _chain(
+    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights
+) -> list[dict[str, Any]]:
+    """Return the containers in the order in which they run; the last one is the pod's main container."""
+    assert workspace.tuning is not None
+    assert workspace.tuning.input is not None
+    chain = [_check(workspace, settings)] if pushes(workspace) else []
+    if weights.source:
+        chain.append(_weights(workspace, sizing, settings, weights))
+    if workspace.tuning.input.image:
+        chain.append(_data(workspace, sizing, settings))
+    chain.append(_tuner(workspace, sizing, settings, options, weights))
+    if pushes(workspace) and not options.dry_run:
+        chain.append(_packager(workspace, sizing, settings, options))
+    return chain
+
+
+def _check(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    container = _container(steps.CHECK, settings.tuning.packager_image, command.check_command(workspace, settings))
+    return container | {"resources": resources.PACKAGER, "volumeMounts": [TMP_MOUNT, _SECRET_MOUNT]}
+
+
+def _weights(workspace: Workspace, sizing: Sizing, settings: Settings, weights: Weights) -> dict[str, Any]:
+    assert sizing.engine is not None
+    container = _container(
+        steps.WEIGHTS, engine_image(sizing.engine, settings.engine_images), fetch_command(workspace, weights)
+    )
+    if weights.token_secret:
+        reference = {"name": weights.token_secret, "key": "HF_TOKEN"}
+        env = [*container["env"], {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
+        container["env"] = sorted(env, key=lambda entry: str(entry["name"]))
+    mounts = [TMP_MOUNT, {"name": WEIGHTS_VOLUME, "mountPath": MOUNT_PATH}]
+    return container | {"resources": resources.FETCHER, "volumeMounts": mounts}
+
+
+def _data(workspace: Workspace, sizing: Sizing, settings: Settings) -> dict[str, Any]:
+    assert sizing.engine is not None
+    image = engine_image(sizing.engine, settings.engine_images)
+    mounts = [{"name": "data", "mountPath": steps.DATA_MOUNT}, TMP_MOUNT]
+    container = _container(steps.DATA, image, command.data_command(workspace, settings))
+    return container | {"resources": resources.FETCHER, "volumeMounts": mounts}
+
+
+def _tuner(
+    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights
+) -> dict[str, Any]:
+    assert workspace.tuning is not None
+    assert workspace.tuning.input is not None
+    assert sizing.engine is not None
+    image = settings.tuning.images.get(sizing.engine.name, sizing.engine.tuner_image)
+    container = _container(steps.TUNER, image, command.tuner_command(workspace, sizing, settings, options))
+    env = [
+        *container["env"],
+        {"name": "HF_HUB_OFFLINE", "value": "1"},
+        {"name": "OMP_NUM_THREADS", "value": str(resources.threads(sizing, settings))},
+        *(
+            [{"name": "PYTORCH_CUDA_ALLOC_CONF", "value": "expandable_segments:True"}]
+            if sizing.engine.needs_gpu
+            else []
+        ),
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108 - the container's own shared memory
+        {"name": "results", "mountPath": steps.RESULTS_MOUNT},
+        TMP_MOUNT,
+        {"name": WEIGHTS_VOLUME, "mountPath": MOUNT_PATH, "readOnly": True},
+        {"name": "work", "mountPath": steps.WORK_MOUNT},
+    ]
+    if not workspace.tuning.input.urls:
+        mounts.append({"name": "data", "mountPath": steps.DATA_MOUNT, "readOnly": True})
+    if workspace.tuning.config:
+        mounts.append({"name": "config", "mountPath": steps.CONFIG_MOUNT, "readOnly": True})
+    return container | {
+        "env": sorted(env, key=lambda entry: str(entry["name"])),
+        "resources": resources.tuner_resources(sizing, weights, settings),
+        "volumeMounts": sorted(mounts, key=lambda mount: str(mount["mountPath"])),
+    }
+
+
+def _packager(workspace: Workspace, sizing: Sizing, settings: Settings, options: Options) -> dict[str, Any]:
+    words = command.push_command(workspace, sizing, settings, options)
+    mounts = [{"name": "results", "mountPath": steps.RESULTS_MOUNT, "readOnly": True}, TMP_MOUNT, _SECRET_MOUNT]
+    container = _container(steps.PACKAGER, settings.tuning.packager_image, words)
+    return container | {"resources": resources.PACKAGER, "volumeMounts": mounts}
+
+
+def _container(name: str, image: str, words: list[str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": words,
+        "env": base_env(),
+        "securityContext": CONTAINER_SECURITY,
+    }
