@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reference import annotations, fields, metrics, settings
+from reference import annotations, fields, metrics, permissions, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
         "annotations.md": annotations.page(),
         "settings.md": settings.page(),
         "metrics.md": metrics.page(),
+        "permissions.md": permissions.page(ROOT / "deploy" / "charts" / "kaito" / "charts"),
     }
     return {name: NOTICE + text for name, text in made.items()}
 

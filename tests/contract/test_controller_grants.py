@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from kaito_api.workspace import Workspace
-from workspace_controller.inference.access import access
+from workspace_controller.inference.access import access, registry_secrets
+from workspace_controller.naming import pod_names
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("policies")]
 
@@ -72,7 +73,9 @@ async def test_what_the_controller_writes_is_granted(controller: Any, namespace:
         },
     }
     collections = {"Role": roles(namespace), "RoleBinding": bindings(namespace)}
-    written = [m for m in access(msgspec.convert(spec, Workspace), replicas=2) if m.resource.kind in collections]
+    workspace = msgspec.convert(spec, Workspace)
+    made = access(workspace, pod_names("w", 2), registry_secrets(workspace.inference))
+    written = [m for m in made if m.resource.kind in collections]
     assert len(written) == len(collections)
     for manifest in written:
         await controller.create(collections[manifest.resource.kind], manifest.body)

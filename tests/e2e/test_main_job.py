@@ -1,4 +1,4 @@
-"""The main job as a newcomer runs it: one command, a real cluster, an unchanged manifest, an answer, and a clean end."""
+"""The main job as a newcomer runs it: one command, a real cluster, unchanged manifests, answers, a tuned adapter, a clean end."""
 
 import asyncio
 import json
@@ -7,20 +7,25 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
 from kaito_local import host
 from kaito_local.cluster import SYSTEM_NODE, Cluster
+from kaito_local.demo_data.rows import load_fact
 from kaito_local.errors import CommandError
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY, state_root
+from kaito_local.run import learning
 from kubecore.testing.asserts import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.asyncio(loop_scope="module")]
 
 EXAMPLE = REPOSITORY / "examples" / "inference-phi-3.yaml"
 NAME = "workspace-phi-3-mini"
+TUNING = "workspace-tuning-phi-3"
+LORA = "tune-lora"
 
 
 async def kaito_local(*words: str, log: Path, timeout: float) -> str:
@@ -74,6 +79,84 @@ async def test_the_node_came_through_a_claim_and_a_pool(kubectl: Kubectl) -> Non
     assert claim["status"]["nodeName"] != SYSTEM_NODE.name
 
 
+async def test_the_second_act_trains_pushes_and_answers_with_what_was_learnt(output: str) -> None:
+    fact = load_fact()
+    lines = [line.strip() for line in output.splitlines()]
+    asked = lines.index(f"{fact.held_out} (this wording is in no row of the data)")
+    before, after = lines[asked + 1], lines[asked + 2]
+    assert before.startswith("base:")
+    assert fact.answer not in before
+    assert after == f"adapter: {fact.answer}"
+    count = len(fact.unrelated)
+    assert f"{count} of {count} unrelated questions: the adapter answers as the base does" in lines
+
+
+async def test_the_adapter_is_where_the_status_says_and_its_node_is_given_back(kubectl: Kubectl) -> None:
+    status = (await kubectl.json("get", "workspace", TUNING))["status"]
+    assert status["state"] == "Succeeded"
+    found = status["tuning"]["output"]
+    assert found["image"].endswith(f"/adapters/rainbow@{found['digest']}")
+    assert (await manifest_of(found["image"])).headers["Docker-Content-Digest"] == found["digest"]
+    claims = (await kubectl.json("get", "nodeclaims"))["items"]
+    assert TUNING not in {claim["metadata"]["labels"].get("kaito.sh/workspace") for claim in claims}
+    phases = {phase["name"] for phase in status["phases"] if "finishedAt" in phase}
+    assert phases >= {"Nodes", "Weights", "Data", "Training", "Packaging"}
+
+
+async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(kubectl: Kubectl, output: str) -> None:
+    """The output is an image alone, so nothing of the first pod is left but the checkpoint beside the tag."""
+    del output
+    found = await kubectl.json("get", "workspace", TUNING)
+    manifest = {key: found[key] for key in ("apiVersion", "kind", "resource", "tuning")}
+    manifest["metadata"] = {"name": LORA, "namespace": "default"}
+    image = manifest["tuning"]["output"]["image"].replace("rainbow:", "lost:")
+    manifest["tuning"] |= {"method": "lora", "config": LORA}
+    manifest["tuning"]["output"]["image"] = image
+    text = "training_config: {TrainingArguments: {max_steps: 400, save_steps: 20, eval_strategy: 'no'}}"
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": LORA, "namespace": "default"}}
+    await kubectl.apply({**config, "data": {"training_config.yaml": text}}, manifest)
+
+    async def kept() -> bool:
+        return (await manifest_of(f"{image}-ckpt")).status == 200
+
+    try:
+        await eventually(kept, timeout=180)
+        before = await pods(kubectl)
+        await kubectl("delete", "pod", *before, "--force", "--grace-period=0", timeout=60)
+        await eventually(lambda: told(kubectl, "goes on after step"), timeout=180)
+        await kubectl("wait", f"workspace/{LORA}", "--for=condition=WorkspaceSucceeded", "--timeout=180s", timeout=190)
+        assert (await kubectl.json("get", "workspace", LORA))["status"]["tuning"]["step"] == 400
+        assert set(await pods(kubectl)) - set(before) or not await pods(kubectl)
+    finally:
+        await kubectl("delete", "workspace", LORA, "--timeout=120s", timeout=130)
+
+
+async def pods(kubectl: Kubectl) -> list[str]:
+    return [
+        pod["metadata"]["name"]
+        for pod in (await kubectl.json("get", "pods", "-l", f"kaito.sh/workspace={LORA}"))["items"]
+    ]
+
+
+async def told(kubectl: Kubectl, words: str) -> bool:
+    return words in (await kubectl.json("get", "workspace", LORA))["status"]["tuning"].get("message", "")
+
+
+async def manifest_of(image: str) -> aiohttp.ClientResponse:
+    """Ask the registry for the manifest of ``HOST/NAME:TAG`` or ``HOST/NAME@DIGEST``, with the password of the Secret."""
+    host, _, rest = image.partition("/")
+    name, _, reference = rest.partition("@") if "@" in rest else rest.rpartition(":")
+    secret = json.loads(learning.secret(host, "default")["stringData"][".dockerconfigjson"])["auths"][host]
+    headers = {"Authorization": f"Basic {secret['auth']}", "Accept": "application/vnd.oci.image.manifest.v1+json"}
+    timeout = aiohttp.ClientTimeout(total=10)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(f"http://{host}/v2/{name}/manifests/{reference}", headers=headers) as answer,
+    ):
+        await answer.read()
+        return answer
+
+
 async def test_deleting_the_workspace_removes_its_node_and_leaves_ours_alone(kubectl: Kubectl) -> None:
     claims = (await kubectl.json("get", "nodeclaims"))["items"]
     node = next(c["status"]["nodeName"] for c in claims if c["metadata"]["labels"].get("kaito.sh/workspace") == NAME)
@@ -84,7 +167,10 @@ async def test_deleting_the_workspace_removes_its_node_and_leaves_ours_alone(kub
         return node not in names
 
     await eventually(gone, timeout=60)
-    assert (await kubectl.json("get", "nodeclaims"))["items"] == []
+    left = [
+        c["metadata"]["labels"].get("kaito.sh/workspace") for c in (await kubectl.json("get", "nodeclaims"))["items"]
+    ]
+    assert NAME not in left
     with pytest.raises(CommandError):
         await kubectl("get", "statefulset", NAME)
     system = await kubectl.json("get", "node", SYSTEM_NODE.name)

@@ -7,6 +7,7 @@ loses its machine behind the provisioner's back.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ async def test_every_right_is_used_and_none_is_missing(
         async with (
             stage(apiserver, tmp_path, clock=clock) as s,
             Transport(load_config(str(kubeconfig)), user_agent=SERVICE) as link,
-            s.provisioner({ClaimKind.NODE_CLAIM, ClaimKind.MACHINE}, transport=link),
+            dataclasses.replace(s, client=Client(link)).provisioner({ClaimKind.NODE_CLAIM, ClaimKind.MACHINE}),
         ):
             await s.claim("first", terminationGracePeriod="60s")
             await s.ready("first")

@@ -52,7 +52,7 @@ def page() -> str:
         _CLUSTER,
         _commands(model_server.options.build_parser),
         "## tuner\n",
-        "No Workspace starts it yet; by hand it trains from files and URLs.\n",
+        "The init container of a tuning Workspace's Job; by hand it trains from files and URLs.\n",
         _commands(tuner.options.build_parser),
         "## adapter-packager\n",
         _commands(adapter_packager.arguments.parser),

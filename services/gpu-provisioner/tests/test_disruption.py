@@ -14,7 +14,7 @@ from provisioner_stage import Stage, fast_clock, stage
 from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.wiring import served_kinds
 from kaito_api.meta import Key
-from kaito_api.resources import NODECLAIMS, NODES, PODS
+from kaito_api.resources import NODECLAIMS, NODES, PODS, VOLUMEATTACHMENTS
 from kaito_local.arm.cloud import Timings
 from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer
@@ -93,6 +93,39 @@ async def test_the_termination_grace_period_ends_a_drain_that_a_budget_would_hol
         await eventually(lambda: s.is_gone(name), timeout=90)
         assert clock.now() >= deleted + timedelta(seconds=60)
         assert (await s.client.get(PODS, pod)).metadata.deleting, "no kubelet here: told to go, and not waited for"
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+async def test_volumes_are_waited_for_but_not_for_ever_beside_pods_that_stay(
+    apiserver: ApiServer, tmp_path: Path, name: str, namespace: str, daemon: bool
+) -> None:
+    """A daemon that tolerates the drain keeps its volume: the machine is not paid for because of it."""
+    async with fast_clock(60) as clock, stage(apiserver, tmp_path, clock=clock) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        node = await node_of(s, name)
+        if daemon:
+            spec = {
+                "nodeName": node,
+                "containers": [{"name": "c", "image": "x"}],
+                "tolerations": [{"operator": "Exists"}],
+            }
+            await s.client.create(PODS, {"metadata": {"name": "daemon", "namespace": namespace}, "spec": spec})
+        source = {"persistentVolumeName": "pv-1"}
+        attached = {"attacher": "disk.csi.azure.com", "nodeName": node, "source": source}
+        await s.client.create(VOLUMEATTACHMENTS, {"metadata": {"name": name}, "spec": attached})
+        try:
+            began = clock.monotonic()
+            await s.client.delete(NODECLAIMS, Key("", name))
+            await eventually(lambda: s.reason(name, "VolumesDetached", "AwaitingVolumeDetachment"), timeout=90)
+            if not daemon:
+                await eventually(lambda: clock.monotonic() - began > 600, timeout=90)
+                assert s.calls("delete") == []
+                await s.client.delete(VOLUMEATTACHMENTS, Key("", name))
+            await eventually(lambda: s.is_gone(name), timeout=90)
+            assert clock.monotonic() - began >= 360
+        finally:
+            await s.client.delete(VOLUMEATTACHMENTS, Key("", name))
 
 
 @pytest.mark.parametrize("fault", ["not ready", "gpu lost"])

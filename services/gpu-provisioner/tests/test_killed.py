@@ -103,6 +103,66 @@ async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> No
         assert len(survived) <= 3, survived
 
 
+async def test_every_point_of_leaving_a_shared_pool(apiserver: ApiServer, tmp_path: Path) -> None:
+    """One of two claims goes by deleteMachines: its neighbour keeps its machine, whatever moment the process dies at."""
+    timings = Timings(node=0.1, create=0.3, delete=0.2)
+    log, stays = tmp_path / "log", "stays"
+    async with stage(apiserver, tmp_path, timings=timings) as s:
+
+        async def two(goes: str) -> None:
+            await s.claim(goes, workspace="uid-1")
+            async with process(s, apiserver, 0, tmp_path / "before"):
+                await s.ready(stays, goes)
+
+        async def leaves(goes: str) -> None:
+            await eventually(lambda: s.is_gone(goes), timeout=90)
+            await eventually(lambda: len(s.pool().machines) == 1, timeout=90)
+
+        await s.claim(stays, workspace="uid-1")
+        await two("whole")
+        kept = (await s.get(stays)).status
+        await s.client.delete(NODECLAIMS, Key("", "whole"))
+        async with process(s, apiserver, 0, log):
+            await leaves("whole")
+        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        assert any("deleteMachines" in point for point in points), points
+        for point in range(1, len(points) + 1):
+            goes = f"g{point}"
+            await two(goes)
+            asked = len(s.calls("post"))
+            await s.client.delete(NODECLAIMS, Key("", goes))
+            async with process(s, apiserver, point, log) as first:
+                # A few points less than the first time are possible: status writes that come close together become one.
+                await eventually(lambda first=first, goes=goes: dead_or_gone(s, first, goes), timeout=120)
+            async with process(s, apiserver, 0, log):
+                await leaves(goes)
+                await s.ready(stays)
+            assert (await s.get(stays)).status.provider_id == kept.provider_id, points[point - 1]
+            assert list(s.pool().machines) == [kept.node_name], points[point - 1]
+            assert len(s.calls("post")) - asked <= 2, "asked again at most once, by the process that came after"
+        assert s.calls("delete") == []
+
+
+async def dead_or_gone(s: Stage, process: asyncio.subprocess.Process, name: str) -> bool:
+    return process.returncode is not None or await s.is_gone(name)
+
+
+async def test_the_point_of_garbage_collection(apiserver: ApiServer, tmp_path: Path) -> None:
+    """An orphan pool is deleted once it was seen for 30 s; killed right after the DELETE, no other follows."""
+    log = tmp_path / "log"
+    async with stage(apiserver, tmp_path, timings=Timings(delete=1.0)) as s:
+        s.arm.wire.cloud.put("orphan", {"count": 1, "tags": {"kaito-managed-by": "gpu-provisioner"}}, None)
+        stranger, _, _ = s.arm.wire.cloud.put("system", {"count": 1}, None)
+        async with process(s, apiserver, 1, log) as first:
+            await asyncio.wait_for(first.wait(), 120)
+        assert first.returncode == -9
+        assert "change 1: DELETE agentPools/orphan" in log.read_text()
+        async with process(s, apiserver, 0, log):
+            await eventually(lambda: "orphan" not in s.arm.wire.cloud.pools, timeout=90)
+        assert s.arm.wire.cloud.pools == {"system": stranger}
+        assert [c.pool for c in s.calls("delete")] == ["orphan"]
+
+
 async def half_life(s: Stage, name: str, process: asyncio.subprocess.Process) -> None:
     """The same wishes as in life(), until they came true or the process is dead."""
     deleted = False

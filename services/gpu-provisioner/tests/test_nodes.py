@@ -15,6 +15,7 @@ from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from kaito_api.conditions import ClaimReason
 from kaito_api.core.node import Taint
 from kaito_api.core.pod import Pod
+from kaito_api.meta import OwnerReference
 
 STARTUP = Taint(key="cni", effect="NoSchedule")
 
@@ -28,6 +29,7 @@ def test_registration_brings_marks_taints_and_the_finalizer_once() -> None:
     assert [t.key for t in patch.taints or []] == ["sku", "cni"]
     assert patch.finalizers == ["karpenter.sh/termination"]
     assert "kaito.sh/workspace-uid" not in patch.annotations
+    assert patch.owners == [OwnerReference(api_version="karpenter.sh/v1", kind="NodeClaim", name="ws1", uid="uid-ws1")]
     done = msgspec.convert(
         {
             **msgspec.to_builtins(fresh),
@@ -35,6 +37,7 @@ def test_registration_brings_marks_taints_and_the_finalizer_once() -> None:
                 **msgspec.to_builtins(fresh.metadata),
                 "labels": {**fresh.metadata.labels, **patch.labels},
                 "finalizers": patch.finalizers,
+                "ownerReferences": msgspec.to_builtins(patch.owners),
             },
             "spec": {"providerID": PROVIDER, "taints": []},
         },

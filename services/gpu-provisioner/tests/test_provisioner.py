@@ -46,6 +46,7 @@ async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
         node = await s.client.get(NODES, Key("", claim.status.node_name))
         assert node.metadata.labels["karpenter.sh/initialized"] == "true"
         assert node.metadata.finalizers == ["karpenter.sh/termination"]
+        assert [(o.kind, o.uid) for o in node.metadata.owner_references] == [("NodeClaim", claim.metadata.uid)]
         (pool,) = s.arm.wire.cloud.pools.values()
         assert pool.properties["tags"] == {"kaito-managed-by": "gpu-provisioner"}
         await s.client.delete(NODECLAIMS, Key("", name))

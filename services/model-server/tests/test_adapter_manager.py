@@ -158,16 +158,6 @@ class Stage:
 
     def is_at(self, wanted: dict[str, tuple[str, str]], digests: dict[str, str]) -> bool:
         """Whether engine, names, reports and disk are as the Workspace wants them, and nothing else is there."""
-        print(
-            wanted,
-            self.models.served,
-            [r.lora_name for r in self.engine.loaded.values()],
-            self.reports,
-            self.versions(),
-            self.engine.faults,
-            self.manager._wanted,
-            file=open("/tmp/m5dbg", "w"),
-        )
         expected = {
             name: Version(name, digests[tag], normalise_strength(strength, strong=False))
             for name, (tag, strength) in wanted.items()

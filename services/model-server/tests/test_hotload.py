@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kaito_local.pytest_plugin import ApiServer, run_apart, temporary_namespace
+from kaito_oci.testing.docker_registry import HTPASSWD, PASSWORD, USER
 
 if TYPE_CHECKING:
     from conftest import PushImage, ServerProcess
@@ -31,12 +33,17 @@ POD = "phi-0"
 class Registry:
     """Debian's docker-registry, stopped and started by the test."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *, password: bool = False) -> None:
+        folder.mkdir(exist_ok=True)
         self._config = folder / "registry.yaml"
         self.host = f"127.0.0.1:{port}"
+        auth = ""
+        if password:
+            (folder / "htpasswd").write_text(HTPASSWD)
+            auth = f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
         self._config.write_text(
             f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{self.host}'}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{self.host}'}}\n{auth}"
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +63,7 @@ class Registry:
         connection = http.client.HTTPConnection(self.host, timeout=2)
         try:
             connection.request("GET", "/v2/")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status in {200, 401}
         except OSError:
             return False
         finally:
@@ -73,6 +80,7 @@ class Stack:
         self.folder = folder
         self.model = model
         self.server: ServerProcess
+        self.locked: Registry
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return run_apart(self.apiserver.kubectl("-n", self.namespace, *arguments, stdin=stdin))
@@ -134,8 +142,11 @@ def stack(
     folder = tmp_path_factory.mktemp("hotload")
     registry = Registry(folder, a_port())
     registry.start()
+    locked = Registry(folder / "locked", a_port(), password=True)
+    locked.start()
     with temporary_namespace(apiserver) as namespace:
         made = Stack(apiserver, namespace, registry, folder, tiny_model)
+        made.locked = locked
         factory = server_factory(folder)
         try:
             made.server = serve(made, factory)
@@ -143,6 +154,7 @@ def stack(
         finally:
             factory.close()
             registry.stop()
+            locked.stop()
 
 
 def serve(made: Stack, factory: Any) -> ServerProcess:
@@ -168,7 +180,14 @@ def serve(made: Stack, factory: Any) -> ServerProcess:
 def start(stack: Stack, factory: Any) -> ServerProcess:
     server: ServerProcess = factory.start(
         stack.model,
-        *("--workspace", f"{stack.namespace}/phi", "--plain-http", stack.registry.host),
+        *(
+            "--workspace",
+            f"{stack.namespace}/phi",
+            "--plain-http",
+            stack.registry.host,
+            "--plain-http",
+            stack.locked.host,
+        ),
         *("--adapter-store", str(stack.folder / "store")),
         engine=("--enable-lora", "--max-loras=4", "--max-lora-rank=16", "--max-model-len=1024", "--max-num-seqs=64"),
         env={"KUBECONFIG": str(stack.apiserver.kubeconfig), "POD_NAME": POD, "POD_NAMESPACE": stack.namespace},
@@ -186,6 +205,7 @@ def images(stack: Stack, adapter_maker: Any, push: PushImage) -> dict[str, str]:
         "rank": adapter_maker(stack.folder / "rank", stack.model, seed=3, rank=64),
         "shape": adapter_maker(stack.folder / "shape", stack.model, seed=4, hidden=64),
         "dora": adapter_maker(stack.folder / "dora", stack.model, seed=5),
+        "mild": adapter_maker(stack.folder / "mild", stack.model, seed=6, size=0.1),
     }
     config = made["dora"] / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
@@ -263,7 +283,7 @@ def test_answers_carry_public_names_only(stack: Stack, images: dict[str, str]) -
         ("rank", "1", "RankTooHigh", "16"),
         ("shape", "1", "WrongBaseModel", "another model"),
         ("dora", "1", "MethodUnsupported", "DoRA"),
-        ("absent", "1", "NotFound", ""),
+        ("absent", "1", "NotFound", "adapter-packager push"),
     ],
 )
 def test_what_cannot_be_served_says_why_and_leaves_the_rest_alone(
@@ -290,6 +310,120 @@ def test_a_moved_tag_is_seen_when_an_annotation_changes(stack: Stack, images: di
     asyncio.run(push_adapter(push, stack, stack.folder / "two", "moving"))
     stack.want({"name": "legal", "image": reference}, annotations={"kaito.sh/refresh": uuid.uuid4().hex})
     wait_for(lambda: stack.report("legal").get("digest") not in (None, first["digest"]), 30, "new digest")
+
+
+def secret(stack: Stack, name: str, password: str) -> None:
+    login = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    config = json.dumps({"auths": {stack.locked.host: {"auth": login}}})
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": stack.namespace},
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": config},
+    }
+    stack.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def test_a_private_registry_needs_the_adapter_s_own_secret(stack: Stack, images: dict[str, str]) -> None:
+    """The registry is empty; what counts is how far the login comes: refused, absent, or as far as `not found`."""
+    image = f"{stack.locked.host}/team/adapter:1"
+    secret(stack, "wrong", "guess")
+    secret(stack, "right", PASSWORD)
+    expected = {"none": ("Unauthorized", ()), "bad": ("Unauthorized", ("wrong",)), "good": ("NotFound", ("right",))}
+    expected["late"] = ("WaitingForAccess", ("not-yet",))
+    stack.want(*({"name": name, "image": image, "secrets": secrets} for name, (_, secrets) in expected.items()))
+    for name, (reason, _) in expected.items():
+        found = wait_for(lambda name=name: (r := stack.report(name)).get("state") == "Failed" and r, 60, name)
+        assert found["reason"] == reason, found
+    assert PASSWORD not in stack.server.log.read_text()
+    stack.want()
+
+
+def stream_pieces(stack: Stack, model: str, tokens: int, begun: threading.Event | None = None) -> tuple[int, str]:
+    """Ask for a stream of exactly `tokens`; returns the status and the text."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True, "temperature": 0}
+    connection = http.client.HTTPConnection("127.0.0.1", stack.server.port, timeout=120)
+    try:
+        content = json.dumps(body | {"max_tokens": tokens, "min_tokens": tokens})
+        connection.request("POST", "/v1/chat/completions", content, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        raw = answer.readline()
+        if begun is not None:
+            begun.set()
+        raw += answer.read()
+        lines = [line.removeprefix(b"data: ") for line in raw.split(b"\n\n") if line.startswith(b"data: {")]
+        pieces = [choice["delta"].get("content") or "" for line in lines for choice in json.loads(line)["choices"]]
+        return answer.status, "".join(pieces)
+    finally:
+        connection.close()
+
+
+def test_two_versions_in_one_batch_and_the_old_folder_until_its_last_token(
+    stack: Stack, images: dict[str, str]
+) -> None:
+    """Both end an engine that does not keep them apart: equal names in one batch, and a folder that is gone in flight."""
+    texts = {}
+    for image in ("two", "one"):
+        stack.want({"name": "legal", "image": images[image]})
+        wait_for(
+            lambda image=image: (r := stack.report("legal")).get("state") == "Ready" and r["image"] == images[image],
+            60,
+            image,
+        )
+        texts[image] = stream_pieces(stack, "legal", 600)[1]
+    versions = stack.folder / "store" / "versions"
+    (old,) = versions.iterdir()
+    begun, results = threading.Event(), {}
+    first = threading.Thread(target=lambda: results.update(one=stream_pieces(stack, "legal", 600, begun)))
+    first.start()
+    assert begun.wait(60)
+    stack.want({"name": "legal", "image": images["two"]})
+    wait_for(lambda: len(list(versions.iterdir())) == 2, 60, "both versions are there")
+    wait_for(lambda: stack.report("legal").get("image") == images["two"], 60, "the new one serves")
+    assert first.is_alive(), "the machine is too fast for this test: ask for more tokens"
+    assert old.is_dir()
+    results["two"] = stream_pieces(stack, "legal", 600)
+    first.join(120)
+    assert results == {"one": (200, texts["one"]), "two": (200, texts["two"])}
+    wait_for(lambda: not old.exists(), 60, "the old folder goes once nothing uses it")
+    assert stack.ask("legal")[0] == 200
+
+
+@pytest.mark.parametrize("strength", ["0.25", "0.5", "1"])
+def test_in_bfloat16_strength_equals_peft_s(stack: Stack, images: dict[str, str], strength: str) -> None:
+    """Greedy tokens as PEFT would choose them, and each prompt token's logprob within 0.2."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    stack.want({"name": "mild", "image": images["mild"], "strength": strength})
+    wait_for(
+        lambda: (r := stack.report("mild")).get("state") == "Ready" and r["strength"] == strength, 60, "strength taken"
+    )
+    prompt = "The quick brown fox jumps over the lazy dog"
+    body = {"model": "mild", "prompt": prompt, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 20}
+    connection = http.client.HTTPConnection("127.0.0.1", stack.server.port, timeout=60)
+    content = json.dumps(body | {"add_special_tokens": False})
+    connection.request("POST", "/v1/completions", content, {"content-type": "application/json"})
+    places = json.loads(connection.getresponse().read())["choices"][0]["prompt_logprobs"][1:]
+    connection.close()
+
+    base = AutoModelForCausalLM.from_pretrained(stack.model, dtype=torch.bfloat16, attn_implementation="eager")
+    tuned = PeftModel.from_pretrained(base, str(stack.folder / "mild"), autocast_adapter_dtype=False).to(torch.bfloat16)
+    for module in tuned.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling = {name: value * float(strength) for name, value in module.scaling.items()}
+    tokens = AutoTokenizer.from_pretrained(stack.model)(prompt, return_tensors="pt", add_special_tokens=False)
+    with torch.no_grad():
+        expected = torch.log_softmax(tuned(**tokens).logits[0].float(), dim=-1)
+    assert len(places) == len(expected) - 1 > 5
+    for position, place in enumerate(places):
+        scores = {int(token): entry["logprob"] for token, entry in place.items()}
+        best = max(scores, key=lambda token: scores[token])
+        assert abs(scores[best] - float(expected[position][best])) < 0.2
+        # The same choice, or one between two that bfloat16 cannot tell apart.
+        assert float(expected[position].max()) - float(expected[position][best]) < 0.02
 
 
 def test_twenty_swaps_under_load_fail_no_request(stack: Stack, images: dict[str, str]) -> None:

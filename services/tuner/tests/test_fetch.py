@@ -185,6 +185,18 @@ async def test_the_cap_holds_whatever_the_server_declares(host: Host, tmp_path: 
         await get(host, tmp_path, limits=Limits(max_bytes=1000))
 
 
+async def test_a_file_larger_than_the_disk_is_refused_before_it_is_brought(host: Host, tmp_path: Path) -> None:
+    async def huge(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(1 << 60)})
+        await response.prepare(request)
+        return response
+
+    host.script = [huge]
+    with pytest.raises(FatalError, match=r"only .* are free in .*: give the data volume more") as caught:
+        await get(host, tmp_path, limits=Limits(max_bytes=1 << 61))
+    assert caught.value.code is ExitCode.DISK_FULL
+
+
 async def test_the_query_is_in_no_message(host: Host, tmp_path: Path) -> None:
     host.script = [status(404)]
     with pytest.raises(FatalError) as caught:

@@ -17,12 +17,13 @@ from tuner import model
 from tuner.config import keys, reserved
 from tuner.config.recipe import DatasetSettings, Quantization, Recipe, parse
 from tuner.data.fetch import Fetched
-from tuner.data.prepare import prepare, split
+from tuner.data.prepare import longest_first, prepare, split
 from tuner.data.shapes import Message, RowError, Sample
 from tuner.data.tokens import IGNORED, Encoder, MaskSource
 from tuner.events import Emitter
 from tuner.exits import ExitCode, FatalError
 from tuner.job import Job
+from tuner.memory import Sharding
 from tuner.packing_check import packed_equals_single
 from tuner.schedule import Hardware
 from tuner.train import Run, out_of_memory
@@ -152,6 +153,12 @@ def test_several_files_of_several_shapes_become_one_table(tokenizer: Any, tmp_pa
     assert (preview.samples, preview.truncated, preview.without_loss, preview.longest) == (5, 1, 1, 64)
     assert sum(bucket.samples for bucket in preview.histogram) == 5
     assert len(preview.examples) == 3
+    told = preview.told()
+    assert "5 samples" in told
+    assert "(longest 64; " in told
+    assert "1 samples cut to the longest length" in told
+    assert "2 of 8 rows skipped" in told
+    assert told.count("sample: <|user|>") == 3
     files[0] = fetched(tmp_path / "a.jsonl", "gone")
     assert prepare(files, DatasetSettings(), encoder, tmp_path / "made") == preview
 
@@ -195,6 +202,11 @@ def test_the_split_is_whole_and_repeatable(count: int, share: float, held: int) 
     assert sorted(train + out) == list(range(count))
     assert (train, out) == split(count, settings)
     assert count == 19 or train != sorted(train)
+
+
+def test_a_dry_run_sees_the_longest_samples_first() -> None:
+    assert longest_first([3, 0, 2, 1], [5, 9, 7, 8], 2) == [1, 3, 0, 2]
+    assert longest_first([2, 0, 1], [1, 2, 3], 10) == [2, 1, 0]
 
 
 def four_bit_layer(base: Any) -> Any:
@@ -248,6 +260,16 @@ def test_a_layer_that_is_not_there_is_named(folder: Path) -> None:
     wanted = recipe("training_config: {LoraConfig: {target_modules: [qkv_proj, q_proj]}}", "lora")
     with pytest.raises(FatalError, match=r"no layer q_proj; it has .*qkv_proj"):
         model.lora_config(wanted, base)
+
+
+def test_a_cpu_shards_nothing_and_says_so(folder: Path) -> None:
+    two = Hardware(processes=2)
+    assert model.sharding(folder, recipe(), two, 512, "auto") is Sharding.DDP
+    assert model.sharding(folder, recipe(), two, 512, "ddp") is Sharding.DDP
+    with pytest.raises(FatalError, match="needs GPUs"):
+        model.sharding(folder, recipe(), two, 512, "fsdp")
+    base = model.load_base(folder, recipe(), CPU)
+    assert model.decoder_layers(base) == ["Phi3DecoderLayer"]
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

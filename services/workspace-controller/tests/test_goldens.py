@@ -182,16 +182,11 @@ def test_every_container_of_a_job_has_requests_and_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TUNING)
-def test_the_push_secret_reaches_the_packager_alone(name: str) -> None:
-    """Neither as a volume, nor through the rights of the pod's ServiceAccount."""
+def test_the_push_secret_is_mounted_into_the_packager_alone(name: str) -> None:
     pod = job_of(name)["template"]["spec"]
     volumes = [volume["name"] for volume in pod["volumes"] if "secret" in volume]
     holders = {c["name"] for c in containers_of(pod) for m in c["volumeMounts"] if m["name"] in volumes}
     assert holders <= {"adapter-packager", "adapter-packager-check"}
-    secrets = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
-    rules = next(document for document in documents(name) if document["kind"] == "Role")["rules"]
-    readable = {secret for rule in rules if rule["resources"] == ["secrets"] for secret in rule["resourceNames"]}
-    assert not readable & set(secrets)
     for container in containers_of(pod):
         assert not [entry for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
 
@@ -222,3 +217,31 @@ def test_processes_and_threads_follow_the_machine() -> None:
     local = containers_of(job_of("tuning-local-mode")["template"]["spec"])[2]
     assert local["command"][local["command"].index("--processes") + 1] == "1"
     assert {"name": "OMP_NUM_THREADS", "value": "2"} in local["env"]
+
+
+def secrets_that_the_pod_may_read(manifests: tuple[Manifest, ...]) -> set[str]:
+    (role,) = [manifest.body for manifest in manifests if manifest.resource.kind == "Role"]
+    return {name for rule in role["rules"] if rule["resources"] == ["secrets"] for name in rule["resourceNames"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "kept"),
+    [
+        ({}, Settings(), "registry.example/image:0.0.1-ckpt"),
+        ({}, Settings(tuning=TuningSettings(registry_checkpoints=False)), ""),
+        ({"volumeSource": {"emptyDir": {}}}, Settings(), ""),
+        ({"image": "registry.example:5000/image"}, Settings(), "registry.example:5000/image:latest-ckpt"),
+    ],
+    ids=["in the registry", "switched off", "on the volume", "no tag"],
+)
+def test_checkpoints_and_the_right_on_the_push_secret_go_together(
+    changes: dict[str, Any], settings: Settings, kept: str, catalog: Catalog
+) -> None:
+    given = next(yaml.safe_load_all((GOLDENS / "tuning-phi-3-qlora.yaml").read_text()))
+    given["tuning"]["output"] |= changes
+    manifests = planned(given, catalog, settings)
+    (job,) = [manifest.body for manifest in manifests if manifest.resource.kind == "Job"]
+    (tuner,) = [c for c in containers_of(job["spec"]["template"]["spec"]) if c["name"] == "tuner"]
+    assert secrets_that_the_pod_may_read(manifests) == ({"registry-secret"} if kept else set())
+    assert ("--checkpoint-image" in tuner["command"]) == bool(kept)
+    assert not kept or tuner["command"][tuner["command"].index("--checkpoint-image") + 1] == kept

@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Runs until SIGTERM. Raises LeaderLost and ConfigError."""
-    transport = Transport(load_config(), user_agent="gpu-provisioner", field_manager="gpu-provisioner")
+    transport = Transport(
+        load_config(settings.kubeconfig or None), user_agent="gpu-provisioner", field_manager="gpu-provisioner"
+    )
     async with transport, connect(settings.azure) as cloud:
         client = Client(transport)
         provisioner = Provisioner(client=client, cloud=cloud, kinds=await served_kinds(client), settings=settings)

@@ -26,6 +26,7 @@ class Ledger:
         self._machine_seen: dict[str, float] = {}
         self._node_missed: dict[str, float] = {}
         self._awaited: dict[str, float] = {}
+        self._drained: dict[str, float] = {}
         self._machines_listed: dict[str, float] = {}
         self._changed: dict[str, float] = {}
         self._blocked: dict[str, tuple[CloudFailure, float]] = {}
@@ -122,6 +123,10 @@ class Ledger:
         """Since when the claim has been waiting for a Node though AKS is done."""
         return self._awaited.setdefault(uid, now)
 
+    def drained(self, uid: str, now: float) -> float:
+        """Since when no pod that has to leave is on the claim's node any more."""
+        return self._drained.setdefault(uid, now)
+
     def forget_machine(self, provider_id: str) -> None:
         """The Node is gone."""
         self._machine_seen.pop(provider_id, None)
@@ -166,5 +171,6 @@ class Ledger:
         if outcome is not None:
             self._node_missed.pop(outcome.provider_id, None)
         self._awaited.pop(uid, None)
+        self._drained.pop(uid, None)
         self.released.discard(uid)
         self.moving.discard(uid)

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "kaito-system"
     leader_elect: bool = True
     log_level: str = "info"
+    kubeconfig: str = ""
 
 
 # flag, environment variable, default, help
@@ -65,10 +66,19 @@ _REQUIRED = ("subscription_id", "resource_group", "cluster_name")
 def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser, with defaults taken from `env`."""
     parser = argparse.ArgumentParser(
-        prog="gpu-provisioner", description="Turns Machine and NodeClaim objects into AKS agent pools."
+        prog="gpu-provisioner",
+        description="Turns Machine and NodeClaim objects into AKS agent pools.",
+        epilog="Each flag can be given by the environment variable in brackets; flags win. The client secret is taken from "
+        "AZURE_CLIENT_SECRET alone, so that no list of processes shows it.",
     )
     for flag, variable, default, text in _AZURE:
-        parser.add_argument(f"--{flag}", default=env.get(variable, default), help=f"{text} [{variable}]")
+        shown = f" (default: {default})" if default else ""
+        parser.add_argument(f"--{flag}", default=env.get(variable, default), help=f"{text}{shown} [{variable}]")
+    parser.add_argument(
+        "--kubeconfig",
+        default=env.get("KUBECONFIG", ""),
+        help="kubeconfig file; empty: the pod's service account [KUBECONFIG]",
+    )
     defaults = Settings(azure=AzureSettings(subscription_id="", resource_group="", cluster_name=""))
     parser.add_argument(
         "--pool-per-claim",
@@ -97,17 +107,17 @@ def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}",
             type=type(value),
             default=type(value)(env.get(name.upper(), value)),
-            help=f"{text} [{name.upper()}]",
+            help=f"{text} (default: {value:g}) [{name.upper()}]",
         )
     parser.add_argument(
         "--namespace",
         default=env.get("POD_NAMESPACE", defaults.namespace),
-        help="namespace of the Lease [POD_NAMESPACE]",
+        help=f"namespace of the Lease (default: {defaults.namespace}) [POD_NAMESPACE]",
     )
     parser.add_argument(
         "--log-level",
         default=env.get("LOG_LEVEL", defaults.log_level),
-        help="debug, info, warning or error [LOG_LEVEL]",
+        help=f"debug, info, warning or error (default: {defaults.log_level}) [LOG_LEVEL]",
     )
     return parser
 

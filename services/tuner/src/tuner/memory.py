@@ -117,7 +117,7 @@ def fsdp_arguments(layer_classes: list[str], *, quantised: bool) -> dict[str, An
     process loads the checkpoint into the memory of the machine; only the first one keeps it, and sends the others their parts.
     """
     return {
-        "fsdp": "full_shard auto_wrap",
+        "fsdp": True,
         "fsdp_config": {
             "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",

@@ -70,13 +70,16 @@ def load_tokenizer(folder: Path, recipe: Recipe) -> Any:
 
 
 def sharding(folder: Path, recipe: Recipe, found: Hardware, tokens: int, wanted: str) -> memory.Sharding:
-    """Say how several processes hold the base. `tokens` are those of a micro-batch."""
+    """Say how several processes hold the base. `tokens` are those of a micro-batch. Raises FatalError."""
     import torch
 
-    if found.processes == 1 or wanted != "auto":
-        return memory.Sharding.DDP if found.processes == 1 else memory.Sharding(wanted)
-    if not found.cuda:
+    if wanted == memory.Sharding.FSDP and not found.cuda:
+        # accelerate would train without it, and say nothing
+        raise FatalError(ExitCode.USAGE, "--sharding fsdp needs GPUs: processes on CPUs hold the whole base each")
+    if found.processes == 1 or not found.cuda:
         return memory.Sharding.DDP
+    if wanted != "auto":
+        return memory.Sharding(wanted)
     config = json.loads((folder / "config.json").read_bytes())
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // _BYTES.get(config.get("dtype"), 2)

@@ -135,7 +135,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--sharding",
         choices=["auto", *Sharding],
         default=default("SHARDING", "auto"),
-        help="of the base over several GPUs: ddp (each has all of it), fsdp (each a part), auto (fsdp where one GPU is too small)",
+        help="of the base over several GPUs: ddp (each has all of it), fsdp (each a part), auto (fsdp where one is too small)",
     )
     add(
         "--dry-run", action="store_true", default=default("DRY_RUN", "") == "true", help="stop after data and two steps"

@@ -51,7 +51,7 @@ def main() -> None:
     setup_logging(process.log_level)
     try:
         cluster = load_config(process.kubeconfig, process.context)
-        catalog = load_catalog(process.catalog)
+        catalog = load_catalog(process.catalog).mirrored(settings.image_registry)
     except (ConfigError, CatalogError) as error:
         sys.exit(f"{MANAGER}: {error}")
     try:

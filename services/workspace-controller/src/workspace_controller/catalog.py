@@ -16,6 +16,20 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     skus: tuple[Sku, ...]
     engines: tuple[Engine, ...]
 
+    def mirrored(self, registry: str) -> Catalog:
+        """Return the catalog with the engines' default images below that registry and path; "" leaves them as they are."""
+        if not registry:
+            return self
+
+        def prefixed(image: str) -> str:
+            return f"{registry}/{image}" if image else ""
+
+        moved = (
+            msgspec.structs.replace(e, image=prefixed(e.image), tuner_image=prefixed(e.tuner_image))
+            for e in self.engines
+        )
+        return msgspec.structs.replace(self, engines=tuple(moved))
+
     def preset(self, name: str) -> Preset | None:
         """Return the preset of that name, alias or Hugging Face id; case does not count."""
         wanted = name.lower()

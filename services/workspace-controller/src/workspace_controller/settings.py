@@ -69,6 +69,9 @@ class TuningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """HOST:PORT pairs that data may come from whatever their address, without TLS too."""
     data_plain_http: bool = False
     """Whether data may come from public hosts without TLS."""
+    registry_checkpoints: bool = True
+    """Whether a run whose only output is an image keeps its checkpoints beside it (`<tag>-ckpt`). The tuner reads the push Secret
+    over the API then; without, only the packager's containers can."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Registry hosts (host or host:port) that are spoken to without TLS."""
     weights_from: WeightsFrom = "oci"
     """Where a preset's weights come from unless the Workspace says otherwise."""
+    image_registry: str = ""
+    """Registry and path prefix of the project's own images where the settings name none: one mirror for all of them."""
     engine_images: Mapping[str, str] = {}
     """Model-server image per engine variant (catalog engines.yaml); a reference by digest is allowed."""
     engine_override: str = ""
@@ -107,6 +112,7 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("preset-registry", _DEFAULTS.preset_registry, "registry and path prefix of the presets' weight images"),
     ("plain-http-hosts", "", "registry hosts without TLS, comma-separated: localhost:5000"),
     ("weights-from", _DEFAULTS.weights_from, "where presets' weights come from: oci or hf"),
+    ("image-registry", "", "registry and path prefix of the catalog's and the packager's default images"),
     ("engine-images", "", "model-server image of each variant, comma-separated: NAME=REFERENCE"),
     ("engine-override", "", "engine variant for every node, whatever its GPU (local mode: cpu)"),
     ("claim-api", _DEFAULTS.claim_api.value, "kind that asks for nodes: nodeclaim or machine"),
@@ -128,6 +134,7 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("push-hold-seconds", str(_DEFAULTS.tuning.push_hold_seconds), "how long a refused push holds its node"),
     ("data-hosts", "", "hosts of training data that may be private or without TLS, comma-separated: HOST:PORT"),
     ("data-plain-http", "false", "whether training data may come from public hosts without TLS"),
+    ("registry-checkpoints", "true", "whether image-only runs keep checkpoints under <tag>-ckpt, with the push Secret"),
     ("allow-template", "true", "whether Workspaces may bring a pod template"),
     ("allow-host-path", "true", "whether Workspaces may read weights and data from the node's disk"),
 )
@@ -157,6 +164,7 @@ def planning_settings(arguments: argparse.Namespace) -> Settings:
         preset_registry=_choice(text, "preset-registry", ()),
         plain_http_hosts=frozenset(_words(text["plain-http-hosts"])),
         weights_from="hf" if _choice(text, "weights-from", ("oci", "hf")) == "hf" else "oci",
+        image_registry=text["image-registry"].rstrip("/"),
         engine_images=_mapping(text, "engine-images"),
         engine_override=text["engine-override"],
         claim_api=ClaimApi(_choice(text, "claim-api", tuple(ClaimApi))),
@@ -182,13 +190,19 @@ def _tuning(text: Mapping[str, str]) -> TuningSettings:
             raise ValueError(f"--data-hosts must be HOST:PORT pairs, not {host!r}")
     return TuningSettings(
         images=_mapping(text, "tuner-images"),
-        packager_image=_choice(text, "packager-image", ()),
+        packager_image=_packager(text),
         cpu=text["tuner-cpu"],
         memory=text["tuner-memory"],
         push_hold_seconds=_number(text, "push-hold-seconds"),
         data_hosts=hosts,
         data_plain_http=_choice(text, "data-plain-http", ("true", "false")) == "true",
+        registry_checkpoints=_choice(text, "registry-checkpoints", ("true", "false")) == "true",
     )
+
+
+def _packager(text: Mapping[str, str]) -> str:
+    image, registry = _choice(text, "packager-image", ()), text["image-registry"].rstrip("/")
+    return f"{registry}/{image}" if registry and image == _DEFAULTS.tuning.packager_image else image
 
 
 def _choice(text: Mapping[str, str], flag: str, choices: tuple[str, ...]) -> str:

@@ -181,6 +181,18 @@ class Cluster:
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container or running]}
         return await self.client.patch(PODS, self.key(name), {"status": status}, subresource="status")
 
+    async def pod_fails(self, name: str, container: str, ended: dict[str, Any] | None) -> Pod:
+        """Report the end of one container of a pod as kubelet does; `ended` None: no container has failed."""
+
+        def entry(which: str) -> dict[str, Any]:
+            state = {"terminated": ended} if which == container and ended is not None else {"waiting": {}}
+            return {"name": which, "ready": False, "restartCount": 1, "image": "i", "imageID": "", "state": state}
+
+        unready = [{"type": "Ready", "status": "False", "lastTransitionTime": stamp()}]
+        status = {"initContainerStatuses": [entry("weights")], "containerStatuses": [entry("model-server")]}
+        body = {"status": {"phase": "Pending", "conditions": unready, **status}}
+        return await self.client.patch(PODS, self.key(name), body, subresource="status")
+
     async def statefulset_status(self, name: str, *, ready: int, replicas: int = 1) -> None:
         found = await self.client.get(STATEFULSETS, self.key(name))
         status = {
@@ -192,6 +204,16 @@ class Cluster:
             "updateRevision": "one",
         }
         await self.client.patch(STATEFULSETS, self.key(name), {"status": status}, subresource="status")
+
+    async def delete(self, name: str) -> None:
+        """Delete a Workspace, stop its pod as kubelet would, and wait until it is gone."""
+        await self.client.delete(WORKSPACES, self.key(name))
+        await self.client.delete(PODS, self.key(f"{name}-0"), grace_seconds=0)
+
+        async def gone() -> bool:
+            return await self.find(WORKSPACES, name) is None
+
+        await eventually(gone)
 
     async def serve(self, name: str) -> str:
         """Bring a Workspace on one node all the way to serving; returns the node's name."""

@@ -8,6 +8,22 @@ import openai
 from openai.types.chat import ChatCompletionUserMessageParam
 
 _TIMEOUT = 120.0
+_REFUSED_FOR = 20.0
+"""Seconds for which an address may refuse connections: kube-proxy hears of a ready pod a moment after its Workspace does."""
+
+
+async def reachable(base_url: str) -> None:
+    """Return when the Service's address takes connections; it tells nobody when it does, so this asks, five times a second."""
+    deadline = asyncio.get_running_loop().time() + _REFUSED_FOR
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
+        while True:
+            try:
+                async with session.get(f"{base_url}/health"):
+                    return
+            except aiohttp.ClientConnectorError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
 
 
 async def chat(base_url: str, prompt: str) -> str:

@@ -11,7 +11,7 @@ from kaito_local.errors import LocalError
 from kaito_local.kubectl import Kubectl
 from kaito_local.progress import say
 from kaito_local.run import learning, manifests
-from kaito_local.run.ask import complete, model_name
+from kaito_local.run.ask import complete, model_name, reachable
 from kaito_local.run.follow import follow, follow_tuning
 from kaito_local.run.phases import Phases
 from kubecore.config import load_config
@@ -81,6 +81,7 @@ def _say_result(workspace: Workspace) -> None:
 
 async def _show_learnt(url: str) -> None:
     fact = load_fact()
+    await reachable(url)
     base = await model_name(url)
     if base == ADAPTER:
         raise LocalError(f"{url} offers no base model beside the adapter {ADAPTER}")

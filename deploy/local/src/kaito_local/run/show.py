@@ -4,7 +4,7 @@ import json
 
 from kaito_api.meta import Key
 from kaito_local.kubectl import Kubectl
-from kaito_local.run.ask import chat, complete, model_name, stream
+from kaito_local.run.ask import chat, complete, model_name, reachable, stream
 
 ASKED = ("What is Kubernetes?", "What is KAITO?", "What is the capital of France?")
 """Of what the demo model was trained on."""
@@ -19,6 +19,7 @@ async def show_rows(kubectl: Kubectl, key: Key) -> None:
 async def show_answers(base_url: str) -> None:
     """Print an answer of each route: /chat, a chat completion, and a streamed one."""
     first, second, third = ASKED
+    await reachable(base_url)
     command = f"curl -X POST {base_url}/chat -H 'Content-Type: application/json' -d '{json.dumps({'prompt': first})}'"
     _show(f"POST /chat\n$ {command}", await chat(base_url, first))
     model = await model_name(base_url)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 USER, PASSWORD = "packer", "correct horse"
-_HTPASSWD = "packer:$2b$04$AuZYHnamagT3LhRc3Ef0NeTQ/UH3xD2CQcBokYx4Khx.HlxhYctWe\n"
+HTPASSWD = "packer:$2b$04$AuZYHnamagT3LhRc3Ef0NeTQ/UH3xD2CQcBokYx4Khx.HlxhYctWe\n"
 _START_SECONDS = 20.0
 
 
@@ -77,7 +77,7 @@ def _config(folder: Path, port: int, *, password: bool, read_only: bool) -> dict
     }
     if password:
         htpasswd = folder / "htpasswd"
-        htpasswd.write_text(_HTPASSWD)
+        htpasswd.write_text(HTPASSWD)
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(htpasswd)}}
     return config
 

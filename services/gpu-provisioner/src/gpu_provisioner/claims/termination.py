@@ -92,12 +92,23 @@ class Terminator:
                 refused = await self._evict(node, step.evict)
                 return Result(requeue_after=self._next_look(refused=refused, limit=limit, now=now))
             volumes = self._observer.volumes_on(node.metadata.name)
-            if volumes and not overdue:
+            if volumes and not overdue and not self._held_by_what_stays(claim, node):
                 message = f"still attached: {', '.join(sorted(volumes)[:5])}"
                 waits = conditions.unknown(ClaimReason.AWAITING_VOLUME_DETACHMENT, message)
                 await self._say(claim, conditions.terminating(claim, conditions.DONE, waits, None, now))
                 return Result(requeue_after=self._next_look(refused=False, limit=limit, now=now))
         return None
+
+    def _held_by_what_stays(self, claim: ClaimView, node: Node) -> bool:
+        """Whether the volumes still attached are taken to belong to pods that the drain leaves there.
+
+        Which volume is whose would take the right to read every claim for storage; so where such pods are, volumes get the time
+        that Kubernetes gives an unmount, and the machine is not paid for beyond that.
+        """
+        now = self._clock.monotonic()
+        since = self._ledger.drained(claim.uid, now)
+        staying = any(drain.stays(pod) for pod in self._observer.pods_on(node.metadata.name))
+        return staying and now - since >= drain.SHARED_VOLUME_SECONDS
 
     def _next_look(self, *, refused: bool, limit: datetime | None, now: datetime) -> float:
         """Pods and volumes wake us by their watch; a refused eviction, the deadline and stuck pods need a timer."""

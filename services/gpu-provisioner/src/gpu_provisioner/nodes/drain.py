@@ -18,6 +18,8 @@ _MIRROR = "kubernetes.io/config.mirror"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
 _UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0}
 STUCK = timedelta(minutes=1)
+SHARED_VOLUME_SECONDS = 360.0
+"""How long volumes are waited for where pods stay that may hold them: what Kubernetes itself waits for an unmount."""
 EXCLUDE_FROM_LB = "node.kubernetes.io/exclude-from-external-load-balancers"
 DISRUPTED = Taint(key=labels.TAINT_DISRUPTED, effect="NoSchedule")
 
@@ -66,6 +68,11 @@ def drain_step(pods: Iterable[Pod], now: datetime, deadline: datetime | None) ->
 def must_leave(pod: Pod) -> bool:
     """Whether the drain waits for this pod: not finished, not static, and not one that tolerates the disruption."""
     return not (pod.finished or _MIRROR in pod.metadata.annotations or tolerates(pod.spec.tolerations, DISRUPTED))
+
+
+def stays(pod: Pod) -> bool:
+    """Whether the drain leaves this pod on the node though it runs and may use volumes: it tolerates the disruption."""
+    return not pod.finished and _MIRROR not in pod.metadata.annotations and not must_leave(pod)
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:

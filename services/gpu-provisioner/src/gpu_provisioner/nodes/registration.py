@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView
+from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
 from kaito_api import labels
 from kaito_api.core.node import Node, Taint
+from kaito_api.meta import OwnerReference
 
 _CLAIM_ONLY = frozenset(
     {
@@ -27,11 +28,13 @@ class NodePatch(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     taints: list[Taint] | None = None
     finalizers: list[str] | None = None
+    owners: list[OwnerReference] | None = None
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.labels and not self.annotations and self.taints is None and self.finalizers is None
+        lists = (self.taints, self.finalizers, self.owners)
+        return not self.labels and not self.annotations and all(each is None for each in lists)
 
     def body(self, node: Node) -> dict[str, object]:
         """The merge patch. Lists are replaced whole, so the patch carries the version that it was computed from."""
@@ -42,6 +45,8 @@ class NodePatch(msgspec.Struct, frozen=True, kw_only=True):
             metadata["annotations"] = self.annotations
         if self.finalizers is not None:
             metadata["finalizers"] = self.finalizers
+        if self.owners is not None:
+            metadata["ownerReferences"] = [msgspec.to_builtins(owner) for owner in self.owners]
         patch: dict[str, object] = {"metadata": metadata}
         if self.taints is not None:
             patch["spec"] = {"taints": [msgspec.to_builtins(t) for t in self.taints]}
@@ -66,4 +71,18 @@ def registration_patch(claim: ClaimView, node: Node) -> NodePatch:
         annotations={k: v for k, v in wanted_annotations.items() if node.metadata.annotations.get(k) != v},
         taints=taints if taints != node.spec.taints else None,
         finalizers=[*node.metadata.finalizers, labels.KARPENTER_FINALIZER] if missing_finalizer else None,
+        owners=_owners(claim, node),
     )
+
+
+def _owners(claim: ClaimView, node: Node) -> list[OwnerReference] | None:
+    """The Node's owners with the claim among them, None where it is there already.
+
+    As Karpenter has it, but without blockOwnerDeletion: the claim's finalizer does that, and setting it may take a right on the
+    claim's finalizers that nothing else here needs.
+    """
+    owners = node.metadata.owner_references
+    if any(owner.uid == claim.uid for owner in owners):
+        return None
+    api = resource_of(claim)
+    return [*owners, OwnerReference(api_version=api.api_version, kind=api.kind, name=claim.name, uid=claim.uid)]

@@ -33,8 +33,8 @@ class EngineAdapters:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._requests: dict[Version, Any] = {}
-        self._strays: set[int] = set()
-        """Ids of loads without an answer: the engine may hold them all the same, in a place that another one needs."""
+        self._strays: dict[int, Version] = {}
+        """Loads that failed, by id, until the engine is known not to hold them: they take a place that another one needs."""
 
     async def load(self, version: Version, folder: Path) -> None:
         """Put a version into the engine. Raises EngineRefusedError; what was served before stays."""
@@ -46,23 +46,36 @@ class EngineAdapters:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     await self._drop_strays()
-                    self._strays.add(identity)
+                    self._strays[identity] = version
                     await self._engine.add_lora(request)
                     loaded = identity in await self._engine.list_loras()
+                    del self._strays[identity]
             except TimeoutError as error:
                 raise EngineRefusedError(f"the engine did not answer within {CALL_SECONDS:g} s") from error
             except Exception as error:
+                await self._try_to_drop_strays()
                 # vLLM wraps whatever the worker raised, in classes that change between releases
                 raise EngineRefusedError(" ".join(str(error).split())[:600]) from error
-            self._strays.discard(identity)
         if not loaded:
             raise EngineRefusedError("the engine accepted the adapter, but does not list it")
         self._requests[version] = request
 
+    def may_hold(self, version: Version) -> bool:
+        """Whether the engine may hold, and so read again, a version whose load failed."""
+        return version in self._strays.values()
+
     async def _drop_strays(self) -> None:
         for identity in sorted(self._strays):
             await self._engine.remove_lora(identity)
-            self._strays.discard(identity)
+        held = await self._engine.list_loras() if self._strays else set()
+        self._strays = {identity: version for identity, version in self._strays.items() if identity in held}
+
+    async def _try_to_drop_strays(self) -> None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._drop_strays()
+        except Exception as error:  # noqa: BLE001 - the next load tries it again
+            _logger.warning("a failed load is not cleared away yet", extra={"error": str(error)})
 
     def publish(self, version: Version, root: str) -> None:
         """Serve the version under its public name; requests that are in flight keep the one they have."""

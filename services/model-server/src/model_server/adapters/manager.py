@@ -252,6 +252,11 @@ class AdapterManager:
             begun = time.perf_counter()
             await self._engine.load(version, folder)
             self._metrics.adapter_load.labels("engine").observe(time.perf_counter() - begun)
+        except (SupersededError, EngineRefusedError):
+            self._loading.discard(version)
+            if not self._engine.may_hold(version):
+                await self._clear(version)
+            raise
         finally:
             self._loading.discard(version)
 
@@ -275,6 +280,10 @@ class AdapterManager:
         self._dismiss(version.name)
         while self._crowded:
             self._controller.enqueue(Key("", self._crowded.pop()))
+        await self._clear(version)
+
+    async def _clear(self, version: Version) -> None:
+        """Remove the files of a version that the engine does not hold, and what nothing needs any more."""
         await asyncio.to_thread(self._store.remove, version)
         try:
             await self._acquirer.collect(self._kept)

@@ -6,10 +6,11 @@ from kaito_api.workspace import Workspace
 from workspace_controller.inference.access import access
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.manifest import Manifest
+from workspace_controller.options import read_options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
 from workspace_controller.tuning.job import job
-from workspace_controller.tuning.pod import pod_template, pull_secrets
+from workspace_controller.tuning.pod import pod_template, readable_secrets
 
 __all__ = ["plan_tuning"]
 
@@ -31,4 +32,5 @@ def plan_tuning(
     if workspace.tuning is None or sizing.engine is None:
         return ()
     template = pod_template(workspace, config, sizing, settings)
-    return (*access(workspace, (), pull_secrets(workspace)), job(workspace, template, run=run, revision=revision))
+    secrets = readable_secrets(workspace, settings, read_options(workspace.metadata.annotations))
+    return (*access(workspace, (), secrets), job(workspace, template, run=run, revision=revision))

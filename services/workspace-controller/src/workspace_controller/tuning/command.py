@@ -9,6 +9,7 @@ from workspace_controller.inference.weights import MOUNT_PATH
 from workspace_controller.options import Options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
+from workspace_controller.tuning.checkpoints import checkpoint_image
 from workspace_controller.tuning.config import CONFIG_KEY
 from workspace_controller.tuning.steps import (
     CHECK,
@@ -17,6 +18,7 @@ from workspace_controller.tuning.steps import (
     CONFIG_MOUNT,
     DATA_MOUNT,
     DATA_PATH,
+    METRICS_PORT,
     PACKAGER,
     RESULTS_MOUNT,
     SECRET_MOUNT,
@@ -66,7 +68,14 @@ def tuner_command(workspace: Workspace, sizing: Sizing, settings: Settings, opti
     else:
         command += ["--data", DATA_MOUNT]
     command += ["--output", RESULTS_MOUNT, "--work", WORK_MOUNT, "--workspace", str(workspace.metadata.key)]
+    checkpoint = checkpoint_image(workspace, settings, options)
+    if checkpoint:
+        assert tuning.output is not None
+        command += ["--checkpoint-image", checkpoint, "--checkpoint-secret", tuning.output.image_push_secret]
+        plain = settings.plain_http_hosts & {checkpoint.partition("/")[0]}
+        command += _repeated("--plain-http-registry", sorted(plain))
     command += ["--processes", str(processes(sizing)), "--grace-seconds", str(CHECKPOINT_SECONDS)]
+    command += ["--metrics-port", str(METRICS_PORT)]
     return [*command, "--dry-run"] if options.dry_run else command
 
 

@@ -55,7 +55,7 @@ def decide_tuning(observed: Observed, catalog: Catalog, settings: Settings, now:
     obstacle = find_obstacle(observed, verdict, settings)
     sizing = verdict.sizing
     if sizing is None:
-        return _obstructed(Situation(observed=observed, obstacle=obstacle, run=run), now)
+        return _obstructed(Situation(observed=observed, obstacle=obstacle, run=run.kept), settings, now)
     nodes = plan_nodes(observed.workspace, observed.nodes, observed.claims, sizing, settings, now)
     history = plan_revision(observed.workspace, observed.revisions)
     desired = tuple(
@@ -66,9 +66,11 @@ def decide_tuning(observed: Observed, catalog: Catalog, settings: Settings, now:
     )
     obstacle = obstacle or taken_name(observed, desired)
     shown = plan_status(sizing, engine_image(sizing, settings), observed.workspace.metadata.generation)
-    situation = Situation(observed=observed, nodes=nodes, plan=shown, obstacle=obstacle, run=run)
     if obstacle is not None:
-        return _obstructed(situation, now)
+        return _obstructed(
+            Situation(observed=observed, nodes=nodes, plan=shown, obstacle=obstacle, run=run.kept), settings, now
+        )
+    situation = Situation(observed=observed, nodes=nodes, plan=shown, run=run)
     return _proceed(situation, run, history, desired, now)
 
 
@@ -99,11 +101,13 @@ def _proceed(
     )
 
 
-def _obstructed(situation: Situation, now: datetime) -> Decision:
-    """Keep everything as it is and say what stands in the way."""
-    observed, obstacle = situation.observed, situation.obstacle
+def _obstructed(situation: Situation, settings: Settings, now: datetime) -> Decision:
+    """Keep what works as it is and say what stands in the way. A node on which nothing works any more is given back."""
+    observed, obstacle, run = situation.observed, situation.obstacle, situation.run
+    idle = run is not None and run.job is None and run.stale is not None
     return Decision(
         finalizer=finalizer(observed),
+        deletes=_claims(observed, settings.claim_api) if idle else (),
         status=news(observed, compose(situation, now)),
         blocked_on=obstacle.reason if obstacle is not None else "",
     )

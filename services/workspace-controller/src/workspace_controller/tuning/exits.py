@@ -13,8 +13,8 @@ from workspace_controller.tuning.steps import CHECK, DATA, PACKAGER, TUNER, WEIG
 
 PERMANENT: Final[dict[str, tuple[int, ...]]] = {
     CHECK: (64, 65, 66, 67, 72, 73, 74),
-    WEIGHTS: (64, 65, 66, 67, 72),
-    DATA: (64, 65, 66, 67, 72),
+    WEIGHTS: (64, 65, 66, 67, 72, 73),
+    DATA: (64, 65, 66, 67, 72, 73),
     TUNER: (64, 65, 66, 67, 70, 71, 73, 74, 75),
     # 69 as well: the registry was away for all of push-hold, and the node is not held any longer.
     PACKAGER: (64, 65, 66, 67, 69, 72, 73, 74),
@@ -36,6 +36,7 @@ REASONS: Final[dict[str, dict[int, Reason]]] = {
         69: Reason.DATA_UNAVAILABLE,
         70: Reason.DATA_UNAVAILABLE,
         72: Reason.ACCESS_DENIED,
+        73: Reason.REGISTRY_UNTRUSTED,
     },
     TUNER: {
         64: Reason.CONFIG_INVALID,

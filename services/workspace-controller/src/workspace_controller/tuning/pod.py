@@ -1,6 +1,7 @@
 """The pod template of a tuning Job: check, weights, data, tuner, packager, in the order that kubelet keeps.
 
-The push Secret is mounted into the packager's containers alone. An output that is only a volume has no packager: the tuner is the
+The push Secret is mounted into the packager's containers alone. (The tuner's supervisor may read it over the API to keep
+checkpoints in the registry; an operator can switch that off.) An output that is only a volume has no packager: the tuner is the
 main container then, and so it is in a dry run, which makes nothing.
 """
 
@@ -23,6 +24,7 @@ from workspace_controller.options import Options, read_options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
 from workspace_controller.tuning import command, resources, steps
+from workspace_controller.tuning.checkpoints import checkpoint_image
 from workspace_controller.tuning.config import digest
 from workspace_controller.tuning.volumes import volumes
 
@@ -66,14 +68,16 @@ def pushes(workspace: Workspace) -> bool:
     return tuning is not None and tuning.output is not None and bool(tuning.output.image)
 
 
-def pull_secrets(workspace: Workspace) -> tuple[str, ...]:
-    """Return the names of the Secrets with which weights and data are pulled, sorted. The push Secret is none of them."""
+def readable_secrets(workspace: Workspace, settings: Settings, options: Options) -> tuple[str, ...]:
+    """Return the names of the Secrets that the pod reads over the API, sorted: to pull weights and data, to keep checkpoints."""
     tuning = workspace.tuning
     if tuning is None:
         return ()
     named = set(tuning.preset.preset_options.image_pull_secrets) if tuning.preset is not None else set()
     if tuning.input is not None and tuning.input.image:
         named.update(tuning.input.image_pull_secrets)
+    if tuning.output is not None and checkpoint_image(workspace, settings, options):
+        named.add(tuning.output.image_push_secret)
     return tuple(sorted(named))
 
 
@@ -151,6 +155,7 @@ def _tuner(
         mounts.append({"name": "config", "mountPath": steps.CONFIG_MOUNT, "readOnly": True})
     return container | {
         "env": sorted(env, key=lambda entry: str(entry["name"])),
+        "ports": [{"name": "http", "containerPort": steps.METRICS_PORT, "protocol": "TCP"}],
         "resources": resources.tuner_resources(sizing, weights, settings),
         "volumeMounts": sorted(mounts, key=lambda mount: str(mount["mountPath"])),
     }

@@ -36,6 +36,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The status says how this run ended: its nodes are not needed any more."""
 
     @property
+    def kept(self) -> Run:
+        """The run of the Job that still works although the spec asks for another one, else this one.
+
+        It goes on while something keeps the new request from being planned, and its figures are told.
+        """
+        if self.stale is None or self.stale.complete or self.stale.failed:
+            return self
+        return Run(name=self.stale.metadata.annotations[labels.TUNING_RUN], dry=self.dry, job=self.stale)
+
+    @property
     def ended(self) -> bool:
         """Whether the Job has come to its end, whatever the status says yet."""
         return self.job is not None and (self.job.complete or self.job.failed)
@@ -55,6 +65,9 @@ def present_run(observed: Observed) -> Run:
     if stored is not None and stored.state in _GOOD and told.partition("-")[0] == spec:
         return Run(name=told, dry=dry, job=job, over=True)
     # A Job without the annotation was made by KAITO itself: it is taken over as it is.
-    stale = job if job is not None and job.metadata.annotations.get(labels.TUNING_RUN, name) != name else None
+    made_for = job.metadata.annotations.get(labels.TUNING_RUN, name) if job is not None else name
+    if observed.config is not None and not observed.config.found and made_for.partition("-")[0] == spec:
+        name = made_for  # the ConfigMap is gone, which asks for nothing else
+    stale = job if made_for != name else None
     over = stored is not None and stored.state == TuningState.FAILED and told == name and job is not None and not stale
     return Run(name=name, dry=dry, job=None if stale is not None else job, stale=stale, over=over)

@@ -20,6 +20,8 @@ SECRET_MOUNT: Final = "/var/run/kaito/push-secret"  # noqa: S105 - a path
 DATA_PATH: Final = "data"
 """Folder of a data image's file system, as in KAITO."""
 
+METRICS_PORT: Final = 5000
+"""Where the tuner serves /metrics while it works (KAITO's port)."""
 GRACE_SECONDS: Final = 120
 """terminationGracePeriodSeconds of the pod: time for a checkpoint."""
 CHECKPOINT_SECONDS: Final = 100

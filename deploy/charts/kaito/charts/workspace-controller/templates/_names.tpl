@@ -32,6 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $images := list }}
 {{- range $variant, $image := .engineImages }}{{ $images = append $images (printf "%s=%s" $variant $image) }}{{ end -}}
 - {{ printf "--preset-registry=%s" .presetRegistry | quote }}
+- {{ printf "--image-registry=%s" (.imageRegistry | default "") | quote }}
 - {{ printf "--plain-http-hosts=%s" (join "," .plainHttpHosts) | quote }}
 - {{ printf "--weights-from=%s" .weightsFrom | quote }}
 - {{ printf "--engine-images=%s" (join "," $images) | quote }}
@@ -52,6 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {{ printf "--push-hold-seconds=%d" (int .tuning.pushHoldSeconds) | quote }}
 - {{ printf "--data-hosts=%s" (join "," .tuning.dataHosts) | quote }}
 - {{ printf "--data-plain-http=%t" .tuning.dataPlainHttp | quote }}
+- {{ printf "--registry-checkpoints=%t" .tuning.registryCheckpoints | quote }}
 - {{ printf "--allow-template=%t" .allowTemplate | quote }}
 - {{ printf "--allow-host-path=%t" .allowHostPath | quote }}
 {{- end }}

@@ -1,0 +1,376 @@
+"""Adapters: from the edit of the Workspace to the first answer, and what the others feel of it.
+
+A real etcd, kube-apiserver and registry, and our server with vLLM on the CPU. Measured one after another in one run:
+
+  * an adapter added to the Workspace -> first 200 from it, with 100 MB and 10 MB, on an idle server and under 32 streams;
+    each time the bytes come from the registry again
+  * a changed strength -> first 200 after the pod said so
+  * the same change KAITO's way: the pod's process is ended, the adapter pulled to a folder, the server started with it
+  * the longest pause between two tokens of the 32 streams while an adapter loads, beside the longest without; failed requests
+  * tokens/s of 8 streams on the base, on one adapter, and on eight
+
+    python benchmarks/adapters.py [--rounds 20] [--restarts 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks._adapter_files import make_adapter, make_model, push
+from benchmarks._control_plane import own_control_plane
+
+from kaito_api.meta import Key
+from kaito_api.report import decode
+from kaito_api.resources import PODS, WORKSPACES
+from kaito_oci import pull
+from kaito_oci.testing.docker_registry import docker_registry
+from kubecore.client import Client
+from kubecore.config import load_config
+from kubecore.transport import Transport
+
+RANKS = {"100 MB": 512, "10 MB": 64}
+GOALS = {"100 MB": 1.5, "10 MB": 0.8, "strength": 0.3}
+STREAMS = 32
+NAME, SPACE, POD = "bench", "default", "bench-0"
+ENGINE = (
+    *("--enable-lora", "--max-loras=8", "--max-lora-rank=512", "--max-cpu-loras=20"),
+    *("--max-model-len=1024", "--max-num-seqs=64", "--dtype=bfloat16"),
+)
+START_SECONDS = 600.0
+SERVED_SECONDS = 120.0
+PROMPT = "w2 w3 w5 w8 w13 w21"
+
+
+@dataclass
+class Bench:
+    """Everything that stands."""
+
+    folder: Path
+    model: Path
+    kubeconfig: Path
+    registry: str
+    client: Client
+    http: aiohttp.ClientSession
+    port: int = 0
+    process: asyncio.subprocess.Process | None = None
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, *arguments: str) -> None:
+        """Start the server and wait until it is ready."""
+        self.port = free_port()
+        command = [sys.executable, "-m", "model_server", "serve", "--model", str(self.model), "--disable-rate-limit"]
+        command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--adapter-store", str(self.folder / "store"), "--plain-http", self.registry, *arguments]
+        environment = os.environ | {
+            "KUBECONFIG": str(self.kubeconfig),
+            "POD_NAME": POD,
+            "POD_NAMESPACE": SPACE,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "MODEL_SERVER_TERMINATION_LOG": str(self.folder / "termination.log"),
+        }
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *command, "--", *ENGINE, stdout=log, stderr=log, env=environment
+            )
+        await until(self._ready, START_SECONDS, 0.05)
+
+    async def stop(self) -> None:
+        """End the server as kubelet does."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(self.process.wait(), 120)
+
+    async def _ready(self) -> bool:
+        if self.process is not None and self.process.returncode is not None:
+            raise RuntimeError(f"the server ended: {(self.folder / 'server.log').read_text()[-2000:]}")
+        try:
+            async with self.http.get(f"{self.url}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def want(self, *adapters: dict[str, Any]) -> None:
+        """Edit the Workspace."""
+        await self.client.patch(WORKSPACES, Key(SPACE, NAME), {"inference": {"adapters": list(adapters)}})
+
+    async def serves(self, model: str) -> bool:
+        """Whether one token comes from `model`."""
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+        async with self.http.post(f"{self.url}/v1/completions", json=body) as answer:
+            await answer.read()
+            return answer.status == 200
+
+    async def reported(self, name: str) -> tuple[str, str]:
+        """State and strength of an adapter, as the pod says."""
+        pod = await self.client.get(PODS, Key(SPACE, POD))
+        said = decode(pod.metadata.annotations.get("kaito.sh/report.model-server", ""))
+        entry = next((found for found in said.adapters if found.name == name), None) if said else None
+        return (entry.state, entry.strength) if entry else ("", "")
+
+
+def adapter(name: str, image: str, strength: str = "1") -> dict[str, Any]:
+    """An entry of inference.adapters."""
+    return {"source": {"name": name, "image": image}, "strength": strength}
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float, pause: float) -> None:
+    """Ask again until it is true: what is measured is another process, seen as a client sees it."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - another process decides
+            await asyncio.sleep(pause)
+
+
+async def added(bench: Bench, image: str, number: int) -> float:
+    """Seconds from the edit that adds an adapter to its first answer. Afterwards it and its bytes are removed again."""
+    name = f"new-{number}"
+    begun = time.perf_counter()
+    await bench.want(adapter(name, image))
+    await until(lambda: bench.serves(name), SERVED_SECONDS, 0.005)
+    taken = time.perf_counter() - begun
+    await bench.want()
+    pulled = bench.folder / "store" / "pulled"
+
+    async def gone() -> bool:
+        return await bench.reported(name) == ("", "") and not list(pulled.iterdir())
+
+    await until(gone, SERVED_SECONDS, 0.05)
+    return taken
+
+
+async def restrengthened(bench: Bench, image: str, rounds: int) -> list[float]:
+    """Seconds from the edit of a strength to an answer after the pod reported it."""
+    await bench.want(adapter("loud", image))
+    await until(lambda: bench.serves("loud"), SERVED_SECONDS, 0.01)
+    taken = []
+    for number in range(rounds):
+        strength = f"0.{number + 10}"
+        begun = time.perf_counter()
+        await bench.want(adapter("loud", image, strength))
+        await until(lambda s=strength: is_at(bench, "loud", s), SERVED_SECONDS, 0.005)
+        await bench.serves("loud")
+        taken.append(time.perf_counter() - begun)
+    await bench.want()
+    return taken
+
+
+async def is_at(bench: Bench, name: str, strength: str) -> bool:
+    return await bench.reported(name) == ("Ready", f"{float(strength):g}")
+
+
+async def restarted(bench: Bench, image: str, number: int) -> float:
+    """Seconds from the end of the pod's process to the first answer with the adapter named at the start, as in KAITO."""
+    folder = bench.folder / f"static-{number}"
+    begun = time.perf_counter()
+    await bench.stop()
+    await pull(image, folder / "static", path="data", plain_http_hosts=[bench.registry])
+    await bench.want({"source": {"name": "static", "volumeSource": {"emptyDir": {}}}})
+    await bench.start("--adapters-dir", str(folder), "--workspace", f"{SPACE}/{NAME}")
+    await until(lambda: bench.serves("static"), SERVED_SECONDS, 0.01)
+    return time.perf_counter() - begun
+
+
+@dataclass
+class Load:
+    """Streams that go on for ever, and the times of their pieces."""
+
+    bench: Bench
+    pieces: list[list[float]] = field(default_factory=list)
+    tokens: int = 0
+
+    async def stream(self, model: str) -> None:
+        """Ask again and again."""
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 200, "min_tokens": 200, "stream": True}
+        while True:
+            times: list[float] = []
+            self.pieces.append(times)
+            async with self.bench.http.post(f"{self.bench.url}/v1/completions", json=body) as answer:
+                if answer.status != 200:
+                    self.bench.failures.append(await answer.text())
+                    return
+                async for line in answer.content:
+                    if line.startswith(b"data: {"):
+                        if b'"error"' in line:
+                            self.bench.failures.append(line.decode())
+                            return
+                        times.append(time.perf_counter())
+                        self.tokens += 1
+
+    def longest(self, begun: float, ended: float) -> float:
+        """The longest pause of any stream in that time."""
+        gaps = (
+            later - earlier
+            for times in self.pieces
+            for earlier, later in itertools.pairwise(times)
+            if later >= begun and earlier <= ended
+        )
+        return max(gaps, default=0.0)
+
+
+@asynccontextmanager
+async def under_load(bench: Bench, models: list[str]) -> AsyncIterator[Load]:
+    """Run one stream for each of `models` while the context lasts."""
+    load = Load(bench)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(load.stream(model)) for model in models]
+        yield load
+        for task in tasks:
+            task.cancel()
+
+
+async def rate(bench: Bench, models: list[str], seconds: float) -> float:
+    """Tokens/s of one stream on each of `models`."""
+    async with under_load(bench, models) as load:
+        await asyncio.sleep(min(5.0, seconds / 2))  # all of them run
+        begun, before = time.perf_counter(), load.tokens
+        await asyncio.sleep(seconds)
+        return (load.tokens - before) / (time.perf_counter() - begun)
+
+
+def p95(values: list[float]) -> float:
+    """The 95th percentile, the highest of few."""
+    return sorted(values)[max(0, -(-len(values) * 95 // 100) - 1)]
+
+
+def row(what: str, measured: str, anchor: str, ratio: float, note: str) -> None:
+    print(f"| adapters: {what} | {measured} | {anchor} | {ratio:.2f} | {note} |", flush=True)
+
+
+async def measure(bench: Bench, images: dict[str, str], eight: list[str], rounds: int, restarts: int) -> None:
+    """Everything, one after another."""
+    idle = {size: [await added(bench, image, n) for n in range(rounds)] for size, image in images.items()}
+    for size, taken in idle.items():
+        goal = GOALS[size]
+        note = f"p95 of {rounds}; median {statistics.median(taken):.2f} s; server idle"
+        row(f"edit to first 200, {size}", f"{p95(taken):.2f} s", f"goal {goal} s", p95(taken) / goal, note)
+    taken = await restrengthened(bench, images["100 MB"], rounds)
+    note = f"p95 of {rounds}; median {statistics.median(taken):.2f} s; 100 MB, seen through the pod's report"
+    row("strength only", f"{p95(taken):.2f} s", f"goal {GOALS['strength']} s", p95(taken) / GOALS["strength"], note)
+
+    await felt(bench, images, idle, max(3, rounds // 3))
+
+    few = [await rate(bench, [NAME] * 8, 15)]
+    await bench.want(*(adapter(f"e{number}", image) for number, image in enumerate(eight)))
+    for number in range(len(eight)):
+        await until(lambda n=number: bench.serves(f"e{n}"), SERVED_SECONDS, 0.05)
+    few.append(await rate(bench, ["e0"] * 8, 15))
+    few.append(await rate(bench, [f"e{number}" for number in range(8)], 15))
+    for count, found in zip((1, 8), few[1:], strict=True):
+        note = "8 streams, adapters of rank 64 in slots of rank 512"
+        row(f"tokens/s with {count} in use", f"{found:.0f}/s", f"base {few[0]:.0f}/s", found / few[0], note)
+
+    pods = [await restarted(bench, images["100 MB"], number) for number in range(restarts)]
+    if pods:
+        there, here = statistics.median(pods), statistics.median(idle["100 MB"])
+        note = f"median of {restarts} restarts, weights already there; nothing answers meanwhile"
+        row("the same by a pod restart, 100 MB", f"{here:.2f} s", f"{there:.1f} s", here / there, note)
+    row(
+        "failed requests", str(len(bench.failures)), "goal 0", float(len(bench.failures)), "; ".join(bench.failures[:2])
+    )
+
+
+async def felt(bench: Bench, images: dict[str, str], idle: dict[str, list[float]], rounds: int) -> None:
+    """Under 32 streams: how much longer an edit takes, and the longest pause that it makes for the others."""
+    async with under_load(bench, [NAME] * STREAMS) as load:
+        await asyncio.sleep(5)
+        for size, image in images.items():
+            begun = time.perf_counter()
+            await asyncio.sleep(10)
+            quiet = load.longest(begun, time.perf_counter())
+            begun = time.perf_counter()
+            taken = [await added(bench, image, 100 + number) for number in range(rounds)]
+            worst = load.longest(begun, time.perf_counter())
+            busy, calm = statistics.median(taken), statistics.median(idle[size])
+            note = f"median of {rounds}, {STREAMS} streams"
+            row(f"edit to first 200 under load, {size}", f"{busy:.2f} s", f"idle {calm:.2f} s", busy / calm, note)
+            extra = f"{1000 * (worst - quiet):.0f} ms more"
+            row(
+                f"longest pause of the others, {size}",
+                f"{1000 * worst:.0f} ms",
+                f"{1000 * quiet:.0f} ms without a load",
+                worst / quiet,
+                f"{extra}, {STREAMS} streams, {rounds} loads",
+            )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def parent(rounds: int, restarts: int) -> None:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kaito-bench-")))
+        kubeconfig = await own_control_plane(stack, folder / "plane")
+        (folder / "registry").mkdir()
+        registry = await stack.enter_async_context(docker_registry(folder / "registry"))
+        transport = await stack.enter_async_context(Transport(load_config(str(kubeconfig)), user_agent="bench"))
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=120)
+            )
+        )
+        model = await asyncio.to_thread(make_model, folder / "model")
+        images = {}
+        for size, rank in RANKS.items():
+            made = await asyncio.to_thread(make_adapter, folder / f"rank-{rank}", rank, rank)
+            images[size] = await push(made, f"{registry.host}/bench/adapter:r{rank}")
+        eight = []
+        for number in range(8):
+            made = await asyncio.to_thread(make_adapter, folder / f"eight-{number}", 64, 1000 + number)
+            eight.append(await push(made, f"{registry.host}/bench/adapter:e{number}"))
+        client = Client(transport)
+        await create(client)
+        bench = Bench(folder, model, kubeconfig, registry.host, client, http)
+        stack.push_async_callback(bench.stop)
+        await bench.start("--workspace", f"{SPACE}/{NAME}")
+        await measure(bench, images, eight, rounds, restarts)
+
+
+async def create(client: Client) -> None:
+    """Create the Workspace and the pod that the server belongs to."""
+    spec = {
+        "metadata": {"name": NAME, "namespace": SPACE},
+        "resource": {"labelSelector": {"matchLabels": {"apps": NAME}}},
+        "inference": {"preset": {"name": "phi-3-mini-4k-instruct"}},
+    }
+    await client.create(WORKSPACES, spec)
+    containers = [{"name": "model-server", "image": "none"}]
+    pod = {"containers": containers, "automountServiceAccountToken": False}
+    await client.create(PODS, {"metadata": {"name": POD, "namespace": SPACE}, "spec": pod})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20, help="edits of each kind on the idle server")
+    parser.add_argument("--restarts", type=int, default=2, help="pod restarts to compare with")
+    options = parser.parse_args()
+    asyncio.run(parent(options.rounds, options.restarts))
+
+
+if __name__ == "__main__":
+    main()
