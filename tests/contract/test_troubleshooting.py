@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gpu_provisioner.cloud.failure import FailureClass
 from kaito_api.adapter import AdapterReason
@@ -31,9 +32,23 @@ def used() -> dict[str, str]:
     return found
 
 
+ALERTS = "\n## Alerts\n"
+
+
 def entries() -> list[str]:
     """Return the reasons that have an entry: the heading of each is the reason itself."""
-    return re.findall(r"^### (\w+)$", DOCUMENT.read_text(), re.MULTILINE)
+    return re.findall(r"^### (\w+)$", DOCUMENT.read_text().partition(ALERTS)[0], re.MULTILINE)
+
+
+def test_every_alert_leads_to_an_entry_and_every_entry_of_an_alert_has_one() -> None:
+    """An alert that tells a reason leads to the reason's entry."""
+    groups = yaml.safe_load((REPOSITORY / "deploy" / "monitoring" / "rules.yaml").read_text())["groups"]
+    alerts = {r["alert"]: r["annotations"]["runbook"] for group in groups for r in group["rules"] if "alert" in r}
+    text = DOCUMENT.read_text()
+    anchors = {heading.lower() for heading in re.findall(r"^### (\w+)$", text, re.MULTILINE)}
+    assert sorted(set(alerts.values()) - anchors) == []
+    listed = set(re.findall(r"^### (\w+)$", text.partition(ALERTS)[2], re.MULTILINE))
+    assert sorted(listed - alerts.keys()) == []
 
 
 def test_the_search_finds_reasons() -> None:

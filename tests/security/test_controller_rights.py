@@ -180,3 +180,32 @@ async def first_writes(admin: Client, kubeconfig: Path, settings: Settings, work
         finally:
             for manifest in decision.creates:
                 await admin.delete(manifest.resource, manifest.key)
+
+
+async def test_no_rights_are_granted_while_a_policy_does_not_deny(
+    apiserver: Any, render: Any, log_in: Any, client: Client, restricted: str, release_of: Any
+) -> None:
+    """The policies stand, and one binding only warns: that is no fence. It is seen by a watch, both ways."""
+    objects = await render(namespace=RELEASE)
+    (binding,) = [
+        each
+        for each in objects
+        if each["kind"] == "ValidatingAdmissionPolicyBinding" and each["spec"]["policyName"] == POLICIES[1]
+    ]
+    weak = {**binding, "spec": {**binding["spec"], "validationActions": ["Warn"]}}
+    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
+    async with release_of(objects):
+        await apiserver.kubectl(*apply, stdin=json.dumps(weak))
+        flows = Flows(client, restricted, NODECLAIMS)
+        await flows.apply("phi", MANIFEST)
+        async with controller(await log_in(RELEASE, SERVICE), Settings()):
+            await flows.until("phi", "WorkspaceSucceeded", "AdmissionPolicyMissing")
+            assert await client.list(ROLES, restricted) == []
+            await apiserver.kubectl(*apply, stdin=json.dumps(binding))
+
+            async def granted() -> bool:
+                return bool(await client.list(ROLES, restricted))
+
+            await eventually(granted, timeout=60)
+            await client.delete(WORKSPACES, Key(restricted, "phi"))
+            await flows.gone(WORKSPACES, "phi")

@@ -275,6 +275,7 @@ async def test_peek_reads_the_beginnings_only(registry: DockerRegistry) -> None:
         "a_config": (b'{"r": 4}', 8),
         "weights": (WEIGHTS[:64], len(WEIGHTS)),
     }
+    assert found.seen == ("a_config", "weights")
 
 
 async def test_a_file_that_changes_between_digest_and_upload_is_refused(

@@ -111,6 +111,14 @@ class Stage:
 
         await eventually(all_ready, timeout=90)
 
+    async def labelled(self, name: str, key: str, value: str) -> None:
+        """Waits for a label of the claim: the provisioner writes them after the conditions."""
+
+        async def there() -> bool:
+            return (await self.get(name)).metadata.labels.get(key) == value
+
+        await eventually(there, timeout=90)
+
     def calls(self, route: str) -> list[Any]:
         return [c for c in self.arm.wire.journal if c.route == route]
 

@@ -162,7 +162,7 @@ async def test_spot_is_tried_first_and_what_comes_instead_is_labelled_so(
         assert tried == ["Spot", None]
         claim = await s.get(name)
         node = await s.client.get(NODES, Key("", claim.status.node_name))
-        assert claim.metadata.labels["karpenter.sh/capacity-type"] == "on-demand"
+        await s.labelled(name, "karpenter.sh/capacity-type", "on-demand")
         assert node.metadata.labels["karpenter.sh/capacity-type"] == "on-demand"
         assert "Trying" in await s.event(name, "InsufficientCapacity")
 
@@ -175,11 +175,7 @@ async def test_zones_are_tried_in_the_claims_order(apiserver: ApiServer, tmp_pat
         await s.claim(name, requirements=ZONES)
         await s.ready(name)
         assert [c.body["properties"]["availabilityZones"] for c in s.calls("put")] == [["2"], ["1"]]
-
-        async def zone() -> bool:
-            return (await s.get(name)).metadata.labels.get("topology.kubernetes.io/zone") == "eastus-1"
-
-        await eventually(zone, timeout=90)
+        await s.labelled(name, "topology.kubernetes.io/zone", "eastus-1")
 
 
 @pytest.mark.parametrize("effect", ["stuck-operation", "failed-but-alive"])

@@ -279,6 +279,39 @@ ROWS: list[tuple[str, PoolObservation, Action | None, dict[str, Outcome]]] = [
 ]
 
 
+def silent(uid: str, since: float = 0.0) -> Demand:
+    return Demand(uid=uid, awaited_since=since)
+
+
+@pytest.mark.parametrize(
+    ("claims", "now", "names", "action", "lost"),
+    [
+        ((silent("a"),), 899.0, listed(0), None, set()),
+        ((silent("a"),), 900.0, listed(0), Delete(), {"a"}),
+        ((bound("a", 0), silent("b")), 900.0, listed(0, 1), DeleteMachines((machine_name(provider(1)),)), {"b"}),
+        ((bound("a", 0), silent("b"), silent("c", 500.0)), 900.0, listed(0, 1, 2), "one", {"b"}),
+        ((bound("a", 0), silent("b")), 900.0, listed(0), Put(2), set()),
+    ],
+    ids=["in time", "alone: the pool goes", "the neighbour stays", "only the late one", "AKS lists no such machine"],
+)
+def test_a_machine_that_never_joins(
+    claims: tuple[Demand, ...], now: float, names: frozenset[str], action: Action | str | None, lost: set[str]
+) -> None:
+    machines = tuple(machine(0) for c in claims if c.provider_id)
+    seen = PoolObservation(
+        claims=claims, pool=pool(count=len(claims)), known=True, machines=machines, listed=names, listed_at=now
+    )
+    decision = plan_pool(seen, now)
+    assert {o.uid for o in decision.outcomes if o.outcome is Outcome.NEVER_JOINED} == lost
+    if action == "one":
+        assert isinstance(decision.action, DeleteMachines)
+        assert len(decision.action.names) == 1
+    else:
+        assert decision.action == action
+    unasked = plan_pool(msgspec.structs.replace(seen, listed=None), now)
+    assert unasked.action is None, "AKS is asked first"
+
+
 @pytest.mark.parametrize(("seen", "action", "outcomes"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
 def test_decisions(seen: PoolObservation, action: Action | None, outcomes: dict[str, Outcome]) -> None:
     decision = plan_pool(seen, now=100.0)

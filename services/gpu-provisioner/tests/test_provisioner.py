@@ -42,7 +42,7 @@ async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
         claim = await s.get(name)
         assert claim.status.provider_id.startswith("azure:///subscriptions/")
         assert claim.status.allocatable["nvidia.com/gpu"] == "1"
-        assert claim.metadata.labels["node.kubernetes.io/instance-type"] == "Standard_NC6s_v3"
+        await s.labelled(name, "node.kubernetes.io/instance-type", "Standard_NC6s_v3")
         node = await s.client.get(NODES, Key("", claim.status.node_name))
         assert node.metadata.labels["karpenter.sh/initialized"] == "true"
         assert node.metadata.finalizers == ["karpenter.sh/termination"]
@@ -134,7 +134,7 @@ async def test_the_next_instance_type_is_tried_after_a_stock_out(
         await s.ready(name)
         (pool,) = s.arm.wire.cloud.pools.values()
         assert pool.properties["vmSize"] == "Standard_NC12s_v3"
-        assert (await s.get(name)).metadata.labels["node.kubernetes.io/instance-type"] == "Standard_NC12s_v3"
+        await s.labelled(name, "node.kubernetes.io/instance-type", "Standard_NC12s_v3")
         events = [e for e in await s.client.list(EVENTS) if e.involved_object.name == name]
         assert any("Trying Standard_NC12s_v3" in e.message for e in events)
 

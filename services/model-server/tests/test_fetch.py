@@ -143,6 +143,7 @@ async def test_failures_have_their_codes(registry: DockerRegistry, tmp_path: Pat
         (f"oci://{registry.host}/kaito/phi:absent", plain, 66, "WeightsMissing"),
         (f"oci://{truncated}#nowhere", plain, 66, "WeightsMissing"),
         (f"oci://{truncated}#models/phi", plain, 67, "WeightsInvalid"),
+        (f"oci://{truncated}", (), 73, "RegistryUntrusted"),
         (f"oci://{registry.host}/Bad Name", plain, 64, "ConfigInvalid"),
         (f"oci://{truncated}", (*plain, "--pull-secret", "s", "--workspace", "n/w"), 72, "AccessDenied"),
     ]

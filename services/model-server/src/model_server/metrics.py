@@ -39,7 +39,7 @@ class Metrics:
         self.ready = Gauge("kaito_ready", "1 while the pod answers its readiness probe with 200", registry=registry)
         self.adapter_load = Histogram(
             "kaito_adapter_load_seconds",
-            "Time of each phase of a load (pull, preflight, stage, engine)",
+            "Time of each phase of a load (peek, pull, preflight, stage, engine)",
             ["phase"],
             buckets=LOAD_BUCKETS,
             registry=registry,

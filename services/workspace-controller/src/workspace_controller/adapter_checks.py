@@ -101,21 +101,27 @@ class AdapterChecks:
 
         preset = self._catalog.preset(subject.preset)
         assert preset is not None
-        hosts = self._settings.plain_http_hosts
         try:
             async with asyncio.timeout(DEADLINE):
                 found = await kaito_oci.peek(
-                    subject.image, adapter_start.NEEDS, path=adapter_start.IMAGE_FOLDER, plain_http_hosts=hosts
+                    subject.image,
+                    adapter_start.NEEDS,
+                    path=adapter_start.IMAGE_FOLDER,
+                    plain_http_hosts=self._settings.plain_http_hosts,
                 )
+            files = {name: adapter_start.Beginning(start.content, start.size) for name, start in found.files.items()}
+            verdict = adapter_start.judge(
+                files,
+                found.seen,
+                base=base_of(preset, self._settings.adapter_preflight),
+                other_presets=self._catalog.preset_names(),
+            )
         except (OciError, TimeoutError) as error:
             reason = error.reason if isinstance(error, OciError) else "Timeout"
             _logger.info("adapter not looked at", extra={"image": subject.image, "reason": reason, "error": str(error)})
             return AdapterCheck(state=CheckState.UNKNOWN)
-        files = {name: adapter_start.Beginning(start.content, start.size) for name, start in found.files.items()}
-        verdict = adapter_start.judge(
-            files,
-            found.seen,
-            base=base_of(preset, self._settings.adapter_preflight),
-            other_presets=self._catalog.preset_names(),
-        )
+        except Exception:
+            # Whatever a stranger's registry or file makes our libraries raise: it concerns this image, and not the controller.
+            _logger.exception("the look at an adapter failed unexpectedly", extra={"image": subject.image})
+            return AdapterCheck(state=CheckState.UNKNOWN)
         return of_verdict(verdict) if verdict is not None else AdapterCheck(state=CheckState.UNKNOWN)

@@ -181,11 +181,12 @@ class Cluster:
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container or running]}
         return await self.client.patch(PODS, self.key(name), {"status": status}, subresource="status")
 
-    async def pod_fails(self, name: str, container: str, ended: dict[str, Any] | None) -> Pod:
-        """Report the end of one container of a pod as kubelet does; `ended` None: no container has failed."""
+    async def pod_fails(self, name: str, container: str, ended: dict[str, Any]) -> Pod:
+        """Report the end of one container of a pod as kubelet does, the weights' or the server's."""
 
         def entry(which: str) -> dict[str, Any]:
-            state = {"terminated": ended} if which == container and ended is not None else {"waiting": {}}
+            other = {"terminated": {"exitCode": 0, "reason": "Completed"}} if which == "weights" else {"waiting": {}}
+            state = {"terminated": ended} if which == container else other
             return {"name": which, "ready": False, "restartCount": 1, "image": "i", "imageID": "", "state": state}
 
         unready = [{"type": "Ready", "status": "False", "lastTransitionTime": stamp()}]

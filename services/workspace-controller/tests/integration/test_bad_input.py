@@ -145,7 +145,7 @@ async def test_told_by_the_pod(cluster: Any, run_controller: Any) -> None:
             await cluster.pod_fails("phi-0", container, {"reason": "Error", "message": message, **ended})
             await eventually(lambda reason=reason, words=words: says(cluster, reason, "phi-0", words))
             await cluster.becomes("phi", "WorkspaceSucceeded", "False")
-        await cluster.pod_fails("phi-0", "weights", None)
+        await cluster.pod_fails("phi-0", "weights", {"exitCode": 0, "reason": "Completed"})
         await cluster.pod_status("phi-0", ready=True)
         await cluster.becomes("phi", "WorkspaceSucceeded", "True")
         assert len(await cluster.client.list(NODECLAIMS)) == 1, "none was lost, none was bought twice"

@@ -99,6 +99,9 @@ async def test_a_bad_config_keeps_what_runs(cluster: Any, run_controller: Any, c
         assert "tuned" in condition.message
         await cluster.becomes("phi", "InferenceReady", "True")
         await cluster.becomes("phi", "ResourceReady", "True")
+        assert (await cluster.workspace("phi")).status.state == "Ready", (
+            "it serves; the condition says what was refused"
+        )
         after = await cluster.client.get(STATEFULSETS, cluster.key("phi"))
         assert after.metadata.resource_version == before.metadata.resource_version
         await cluster.client.patch(CONFIGMAPS, cluster.key("tuned"), {"data": good})

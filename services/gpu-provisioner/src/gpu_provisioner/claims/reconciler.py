@@ -16,7 +16,7 @@ from gpu_provisioner.claims.plan import (
     status_patch,
     unregistered_status,
 )
-from gpu_provisioner.claims.termination import Terminator
+from gpu_provisioner.claims.termination import LATER_SECONDS, Terminator
 from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
 from gpu_provisioner.cloud.failure import NEXT_OPTION
 from gpu_provisioner.cloud.stockouts import Stockouts
@@ -92,8 +92,7 @@ class ClaimReconciler:
             self._next_option(claim, options)
         option = parse_option(claim.annotations.get(LAUNCH_OPTION_ANNOTATION, ""))
         plan = plan_claim(claim, outcome, nodes, option, self._clock.now())
-        await self._write(claim, plan, nodes)
-        return None
+        return await self._write(claim, plan, nodes)
 
     async def _choose(self, claim: ClaimView, options: tuple[LaunchOption, ...]) -> Result | None:
         """Finalizer, alternative and pool name in one patch: nothing is bought before this is stored."""
@@ -171,24 +170,24 @@ class ClaimReconciler:
         self._event(claim, "Warning", ClaimReason.REGISTRATION_TIMEOUT, message)
         await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
 
-    async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> None:
-        """Node first: a claim is never Ready before its node carries what the claim asks for."""
+    async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> Result | None:
+        """Node first: a claim is never Ready before its node carries what the claim asks for. The claim's labels come last."""
         if not plan.node.empty and len(nodes) == 1:
             try:
                 body = plan.node.body(nodes[0])
                 self._observer.nodes.record(await self._client.patch(NODES, nodes[0].metadata.key, body))
             except NotFound:
-                return  # the node went meanwhile: its watch brings us back
-        resource, key, version = resource_of(claim), Key("", claim.name), claim.resource_version
+                return None  # the node went meanwhile: its watch brings us back
+        resource, key = resource_of(claim), Key("", claim.name)
         status = status_patch(claim, plan.status)
         if status is not None:
-            written = await self._client.patch(resource, key, status, subresource="status")
-            self._observer.record(claim, written)
+            self._observer.record(claim, await self._client.patch(resource, key, status, subresource="status"))
             self._announce(claim, plan.status)
-            version = written.metadata.resource_version
+            return Result(requeue_after=LATER_SECONDS) if plan.labels else None
         if plan.labels:
-            metadata = {"resourceVersion": version, "labels": plan.labels}
+            metadata = {"resourceVersion": claim.resource_version, "labels": plan.labels}
             self._observer.record(claim, await self._client.patch(resource, key, {"metadata": metadata}))
+        return None
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
         """Metrics and events for the steps that this write has completed or failed."""

@@ -28,6 +28,8 @@ from kubecore.events import EventRecorder
 
 PDB_RETRY_SECONDS = 5.0
 LOOK_SECONDS = 60.0
+LATER_SECONDS = 0.25
+"""A write that nobody waits for comes this much later, so that it does not stand before the writes that somebody waits for."""
 
 
 class Terminator:
@@ -61,13 +63,14 @@ class Terminator:
         nodes = self._observer.nodes_of_provider(provider_id)
         if not claim.pool or self._ledger.outcome(claim.uid).outcome is Outcome.GONE:
             return await self._let_go(claim, nodes)
-        if nodes and claim.uid not in self._ledger.released:
+        if claim.uid not in self._ledger.released:
             result = await self._drain(claim, nodes)
             if result is not None:
                 return result
-        self._ledger.released.add(claim.uid)
-        self._wake_pool(claim.pool)
-        if nodes:  # after the wake: the machine goes while this is written
+            self._ledger.released.add(claim.uid)
+            self._wake_pool(claim.pool)
+            return Result(requeue_after=LATER_SECONDS) if nodes else None
+        if nodes:
             going = conditions.Step(Status.TRUE, "InstanceTerminating", "the machine is being removed")
             now = self._clock.now()
             await self._say(claim, conditions.terminating(claim, conditions.DONE, conditions.DONE, going, now))

@@ -63,6 +63,10 @@ async def _look(acquirer: Acquirer, item: Wanted) -> AdapterReport:
         reason, message = error.reason, str(error)
     except TimeoutError:
         message = f"the registry did not answer within {LOOK_SECONDS:g} s"
+    except Exception as error:
+        # A bug of ours must not keep the base model from being served.
+        _logger.exception("the look at an adapter failed unexpectedly", extra={"adapter": item.name})
+        message = f"the first look failed: {type(error).__name__}"
     if message:
         _logger.warning("adapter looked at", extra={"adapter": item.name, "reason": reason, "error": message})
     return AdapterReport(

@@ -53,8 +53,8 @@ def _problems(text: str, method: str) -> list[str]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return [f"is not valid YAML: {' '.join(str(error).split())[:200]}"]
     if not isinstance(content, dict) or ROOT not in content:
-        hint = did_you_mean(ROOT, map(str, content)) if isinstance(content, dict) else ""
-        return [f"must be a mapping with the key {ROOT}{hint}"]
+        others = f", not {', '.join(map(str, content))[:200]}" if isinstance(content, dict) and content else ""
+        return [f"must be a mapping with the key {ROOT}{others}"]
     root = content[ROOT]
     if root is None:
         return []

@@ -42,6 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {{ printf "--node-image-family=%s" .nodeImageFamily | quote }}
 - {{ printf "--lora-slots=%d" (int .lora.slots) | quote }}
 - {{ printf "--lora-rank=%d" (int .lora.rank) | quote }}
+- {{ printf "--adapter-preflight=%s" .adapterPreflight | quote }}
 - {{ printf "--server-cpu=%s" .server.cpu | quote }}
 - {{ printf "--server-memory=%s" .server.memory | quote }}
 {{- $tuners := list }}

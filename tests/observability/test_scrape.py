@@ -1,0 +1,262 @@
+"""A real Prometheus scrapes the controllers at work on a real apiserver; every query of every dashboard returns data.
+
+Controller and provisioner serve Workspaces and claims in this process. The model server's and the tuner's pages are made by their
+own code from a little traffic; no engine runs here, so of vLLM's own metrics the names are compared with the installed release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+from provisioner_stage import Stage, stage
+from security_flows import MANIFEST, Flows
+
+import model_server.metrics
+import tuner.metrics
+from gpu_provisioner.claims.view import ClaimKind
+from gpu_provisioner.cloud.azure import connect
+from gpu_provisioner.wiring import Provisioner
+from kaito_api.meta import Key
+from kaito_api.report import TuningReport
+from kaito_api.resources import NODECLAIMS
+from kaito_api.workspace_status import WorkspaceState
+from kaito_local.ports import free_ports
+from kubecore.client import Client
+from kubecore.config import load_config
+from kubecore.leader import LeaderConfig
+from kubecore.testing.asserts import eventually
+from kubecore.transport import Transport
+from workspace_controller.catalog_files import load_catalog
+from workspace_controller.process_settings import ProcessSettings
+from workspace_controller.settings import Settings
+from workspace_controller.wiring import wire
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "monitoring" / "rules.yaml"
+BOARDS = sorted((ROOT / "deploy" / "monitoring" / "dashboards").glob("*.json"))
+POD = {"namespace": "team", "pod": "phi-0", "workspace": "phi"}
+PATIENCE = 90.0
+
+
+class Prometheus:
+    """The HTTP API of a running Prometheus."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def get(self, path: str, **parameters: str) -> Any:
+        async with self._session.get(f"{self._url}/api/v1/{path}", params=parameters) as response:
+            answer = await response.json()
+            assert answer["status"] == "success", (parameters, answer.get("error"))
+            return answer["data"]
+
+    async def samples(self, query: str) -> list[Any]:
+        return list((await self.get("query", query=query))["result"])
+
+
+@asynccontextmanager
+async def prometheus(folder: Path, targets: list[tuple[str, int, dict[str, str]]]) -> AsyncIterator[Prometheus]:
+    """Run Prometheus on these targets (job, port, labels), scraping and evaluating the rules every second."""
+    scrapes = [
+        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": labels}]}
+        for job, port, labels in targets
+    ]
+    settings = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config = {"global": settings, "rule_files": [str(RULES)], "scrape_configs": scrapes}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    words = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    process = await asyncio.create_subprocess_exec(*words)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+            server = Prometheus(session, f"http://127.0.0.1:{port}")
+
+            async def scraped() -> bool:
+                try:
+                    found = await server.samples("up")
+                except aiohttp.ClientConnectionError:
+                    return False
+                return len(found) == len(targets) and all(sample["value"][1] == "1" for sample in found)
+
+            await eventually(scraped, timeout=PATIENCE)
+            yield server
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def page(registry: CollectorRegistry | str) -> AsyncIterator[int]:
+    """Serve a page of metrics; yields its port."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        body = registry.encode() if isinstance(registry, str) else generate_latest(registry)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def served() -> CollectorRegistry:
+    """A model server after some requests: its own code counts; vLLM's part is made by name."""
+    registry = CollectorRegistry()
+    own = model_server.metrics.Metrics(registry)
+    own.count("extra", "2xx", None)
+    own.tokens.labels("extra", "prompt").inc(3)
+    own.ready.set(1)
+    own.in_flight.set(2)
+    own.adapter_load.labels("pull").observe(0.2)
+    own.adapter_state.labels("extra", "sha256:1", "1.0", "Ready").set(1)
+    for name, kind in vllm_names().items():
+        made = kind(name, name, registry=registry)
+        if isinstance(made, Histogram):
+            made.observe(0.1)
+    return registry
+
+
+def vllm_names() -> dict[str, Any]:
+    """The metrics of vLLM that dashboards name, with their kind."""
+    found: dict[str, Any] = {}
+    for _, query in queries():
+        for name in re.findall(r"vllm:\w+", query):
+            if name.endswith("_bucket"):
+                found[name.removesuffix("_bucket")] = Histogram
+            else:
+                found[name.removesuffix("_total")] = PrometheusCounter if name.endswith("_total") else Gauge
+    return found
+
+
+def queries() -> list[tuple[str, str]]:
+    """Every query of every dashboard with where it stands, its variables filled in."""
+    found = []
+    for file in BOARDS:
+        board = json.loads(file.read_text())
+        for panel in board["panels"]:
+            for target in panel["targets"]:
+                query = target["expr"].replace("$namespace", POD["namespace"]).replace("$workspace", POD["workspace"])
+                found.append((f"{file.stem}: {panel['title']}", query))
+    return found
+
+
+@asynccontextmanager
+async def controller(apiserver: Any, namespace: str) -> AsyncIterator[int]:
+    """The workspace-controller, electing itself; yields the port of its metrics."""
+    process = ProcessSettings(health_port=0, metrics_port=0, leader=LeaderConfig("workspace-controller", namespace))
+    async with Transport(load_config(str(apiserver.kubeconfig)), user_agent="workspace-controller") as link:
+        wired = await wire(Client(link), load_catalog(None), Settings(), process, registry=REGISTRY)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(wired.manager.run())
+            await eventually(lambda: wired.manager.metrics_port, timeout=PATIENCE)
+            yield wired.manager.metrics_port
+            wired.manager.stop()
+            await task
+
+
+@asynccontextmanager
+async def provisioner(s: Stage) -> AsyncIterator[int]:
+    """The gpu-provisioner against the cloud's stand-in; yields the port of its metrics."""
+    registry = CollectorRegistry()
+    async with connect(s.settings.azure) as cloud, page(registry) as port:
+        service = Provisioner(
+            client=Client(s.client.transport),
+            cloud=cloud,
+            kinds={ClaimKind.NODE_CLAIM},
+            settings=s.settings,
+            registry=registry,
+        )
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(service.manager.run())
+            try:
+                yield port
+            finally:
+                service.manager.stop()
+                await running
+
+
+async def test_every_query_of_every_dashboard_returns_data(apiserver: Any, namespace: str, tmp_path: Path) -> None:
+    report = TuningReport(
+        step=3, total_steps=10, loss=1.0, eval_loss=1.1, tokens_per_second=9.0, eta_seconds=5, peak_memory_bytes=1 << 30
+    )
+    async with AsyncExitStack() as stack:
+        s = await stack.enter_async_context(stage(apiserver, tmp_path))
+        nodes = await stack.enter_async_context(provisioner(s))
+        controllers = await stack.enter_async_context(controller(apiserver, namespace))
+        flows = Flows(s.client, namespace, NODECLAIMS)
+        await flows.serve("phi", MANIFEST)
+        await flows.apply("wrong", MANIFEST | {"inference": {"preset": {"name": "phi-99"}}})
+        model = await stack.enter_async_context(page(served()))
+        training = await stack.enter_async_context(page(tuner.metrics.exposition(report)))
+        targets = [("kaito-controllers", controllers, {}), ("kaito-provisioner", nodes, {})]
+        targets += [("kaito-models", model, POD), ("kaito-tuners", training, POD)]
+        server = await stack.enter_async_context(prometheus(tmp_path, targets))
+        await s.claim("ended")
+        await s.ready("ended")
+        await s.client.delete(NODECLAIMS, Key("", "ended"))
+
+        async def answered() -> bool:
+            empty = [where for where, query in queries() if not await server.samples(query)]
+            assert not empty, empty
+            return True
+
+        await eventually(answered, timeout=PATIENCE)
+        await variables_have_values(server)
+        await alerts_know_their_metrics(server)
+
+
+async def variables_have_values(server: Prometheus) -> None:
+    for file in BOARDS:
+        for variable in json.loads(file.read_text())["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]).groups()
+            assert await server.get(f"label/{label}/values", **{"match[]": metric}), (file.stem, variable["name"])
+
+
+async def alerts_know_their_metrics(server: Prometheus) -> None:
+    """The rules are loaded and healthy, and what they look at is exposed: with type and help, even before it happens."""
+    known = set(await server.get("metadata"))
+    known |= {f"{name}_total" for name in known}
+    groups = (await server.get("rules"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == sum(len(group["rules"]) for group in yaml.safe_load(RULES.read_text())["groups"])
+    assert {rule["health"] for rule in rules} == {"ok"}, [r.get("lastError") for r in rules if r["health"] != "ok"]
+    for rule in rules:
+        metrics = set(re.findall(r"\b(?:kaito|kubecore|gpu_provisioner)_\w+", rule["query"]))
+        assert metrics <= known, (rule["name"], metrics - known)
+        for state in re.findall(r'state="(\w+)"', rule["query"]):
+            assert state in {*WorkspaceState, "Failed"}, rule["name"]
+
+
+def test_vllm_s_metrics_are_those_of_the_installed_release() -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    source = "".join(file.read_text() for file in Path(spec.submodule_search_locations[0]).glob("v1/metrics/*.py"))
+    assert vllm_names()
+    for name in vllm_names():
+        assert f'name="{name}"' in source, name
