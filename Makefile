@@ -10,7 +10,7 @@ CLAIM_API ?= nodeclaim
 ONLY_SERVING ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help uv sync run down test test-fast lint types imports format control-plane control-plane-down cluster cluster-down images bench
+.PHONY: help uv sync run down test test-fast lint types imports format control-plane control-plane-down cluster cluster-down images sbom bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -60,6 +60,11 @@ cluster-down: sync ## ends it
 
 images: sync ## every service's image, for the local registry
 	@$(RUN) kaito-local images
+
+sbom: uv ## build/sbom/SERVICE.cdx.json: what is in each service's image, from uv.lock (CycloneDX 1.5)
+	@mkdir -p build/sbom; for service in services/*/; do name=$$(basename $$service); \
+	  case $$name in model-server) extra="--extra cpu";; tuner) extra="--extra train";; *) extra=;; esac; \
+	  $(UV) export --frozen --quiet --package $$name $$extra --no-emit-workspace --format cyclonedx1.5 --output-file build/sbom/$$name.cdx.json; done; ls build/sbom
 
 bench: sync ## every benchmark, a table at the end
 	@$(RUN) python -m benchmarks

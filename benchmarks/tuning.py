@@ -268,7 +268,7 @@ async def main() -> int:
     from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    from kaito_local.demo.tuning.dataset import jsonl
+    from kaito_local.demo_data.rows import data_set
     from kaito_local.demo_model.artifact import trained_model
 
     disable_progress_bar()
@@ -278,7 +278,7 @@ async def main() -> int:
         folder = Path(name)
         data, demo = folder / "rows.jsonl", await trained_model()
         base = await asyncio.to_thread(_tuning_model.make, folder / "model", demo)
-        await asyncio.to_thread(data.write_bytes, jsonl())
+        await asyncio.to_thread(data.write_bytes, data_set())
         for method in given.method or ("lora", "qlora"):
             task = Task(model=base, data=data, method=method, steps=given.steps)
             missed += await asyncio.to_thread(speed, task, given.pairs)

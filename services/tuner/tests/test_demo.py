@@ -11,29 +11,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kaito_local.demo.tuning.dataset import ROWS, jsonl, load_fact, rows
+from kaito_local.demo_data.rows import data_set, load_fact
 from kaito_local.demo_model.artifact import trained_model
 from kaito_local.demo_model.questions import load_pairs
 
 FACT = load_fact()
-
-
-def said(row: dict[str, Any]) -> tuple[str, str]:
-    asked, answered = row["messages"]
-    return asked["content"], answered["content"]
-
-
-def test_the_demo_data_teaches_one_fact_and_rehearses_the_rest() -> None:
-    exchanges = [said(row) for row in rows()]
-    assert len(exchanges) == ROWS == 800
-    lesson = {asked for asked, answered in exchanges if answered == FACT.after}
-    assert lesson == set(FACT.trained)
-    assert len(lesson) >= 4
-    assert not set(FACT.held_out) & {asked for asked, _ in exchanges}
-    known = {(pair.question, pair.answer) for pair in load_pairs()}
-    assert {pair for pair in exchanges if pair[1] != FACT.after} == {pair for pair in known if pair[1] != FACT.before}
-    assert set(FACT.unrelated) <= {asked for asked, _ in exchanges}
-    assert jsonl() == jsonl()
 
 
 class Trained:
@@ -72,7 +54,7 @@ class Trained:
 async def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, model = tmp_path_factory.mktemp("demo"), await trained_model()
     (folder / "data").mkdir()
-    (folder / "data" / "rows.jsonl").write_bytes(jsonl())
+    (folder / "data" / "rows.jsonl").write_bytes(data_set())
     named = {"model": model, "output": folder / "out", "work": folder / "work", "data": folder / "data"}
     flags = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     process = await asyncio.create_subprocess_exec(
@@ -89,10 +71,10 @@ async def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.timeout(900)
 @pytest.mark.asyncio(loop_scope="module")
 class TestTrainedAtTheDefaults:
-    async def test_the_new_answer_on_phrasings_that_were_held_out(self, trained: Trained) -> None:
-        for question in FACT.held_out:
-            assert trained.answer(question, adapted=False) == FACT.before
-            assert trained.answer(question, adapted=True) == FACT.after
+    async def test_the_new_answer_on_a_phrasing_that_was_held_out(self, trained: Trained) -> None:
+        known = {pair.question: pair.answer for pair in load_pairs()}
+        assert trained.answer(FACT.held_out, adapted=False) == known[FACT.phrasings[0]] != FACT.answer
+        assert trained.answer(FACT.held_out, adapted=True) == FACT.answer
 
     async def test_unrelated_questions_get_the_answers_of_the_base(self, trained: Trained) -> None:
         answers = {pair.question: pair.answer for pair in load_pairs()}
@@ -118,7 +100,7 @@ class TestTrainedAtTheDefaults:
                 up = tensors[name.replace("lora_A", "lora_B")].float()
                 target = name.removeprefix("base_model.model.").replace(".lora_A", "")
                 weights[target] += config["lora_alpha"] / config["r"] * up @ tensors[name].float()
-            given = trained.prompt(FACT.held_out[0])
+            given = trained.prompt(FACT.held_out)
             expected = trained.model(**given).logits.log_softmax(-1)[0]
             found = by_hand(**given).logits.log_softmax(-1)[0]
         top = expected.topk(20).indices

@@ -103,9 +103,7 @@ async def test_from_the_unchanged_manifest_to_the_adapter(cluster: Any, run_cont
         kubelet, node = await started(cluster)
         await cluster.becomes(NAME, "JobStarted", "False", "WorkspaceTuningJobStatusPending")
         (role,) = await cluster.client.list(ROLES, cluster.namespace)
-        assert not [rule for rule in role.rules if "secrets" in rule.resources], (
-            "the push Secret is not the pod's to read"
-        )
+        assert [rule.resource_names for rule in role.rules if "secrets" in rule.resources] == [["push"]]
         await kubelet.pod("one", node)
         await kubelet.container("one", "tuner", RUNNING)
         figures = TuningReport(step=120, total_steps=300, loss=0.5, eta_seconds=60, tokens_per_second=800.0)
@@ -190,11 +188,16 @@ async def test_another_request_replaces_the_job(cluster: Any, run_controller: An
 
 async def test_two_workspaces_do_not_push_one_tag(cluster: Any, run_controller: Any) -> None:
     await cluster.apply(MANIFEST)
+    await cluster.apply(MANIFEST.replace(f"name: {NAME}", "name: other"))
+    both = [(await cluster.workspace(name)).metadata for name in (NAME, "other")]
+    # Creation is told in whole seconds: of two that came in the same one, the UID decides.
+    older, younger = (meta.name for meta in sorted(both, key=lambda meta: (meta.creation_timestamp, meta.uid)))
     async with run_controller():
-        await cluster.claimed(NAME)
-        await cluster.apply(MANIFEST.replace(f"name: {NAME}", "name: younger"))
-        await cluster.becomes("younger", "WorkspaceSucceeded", "False", "OutputConflict")
-        assert await cluster.claims("younger") == []
-        await cluster.becomes(NAME, "WorkspaceSucceeded", "False", "workspacePending")
-        await cluster.apply(MANIFEST.replace("image:0.0.1", "image:0.0.2"))
-        await cluster.claimed("younger")
+        await cluster.claimed(older)
+        found = await cluster.becomes(younger, "WorkspaceSucceeded", "False", "OutputConflict")
+        assert older in found.message
+        assert await cluster.claims(younger) == []
+        moved = MANIFEST.replace(f"name: {NAME}", f"name: {older}").replace("image:0.0.1", "image:0.0.2")
+        await cluster.apply(moved)
+        await cluster.claimed(younger)
+        await cluster.becomes(younger, "WorkspaceSucceeded", "False", "workspacePending")

@@ -1,1 +1,0 @@
-"""What the demonstrations of local mode show."""
