@@ -29,14 +29,15 @@ def stored(of: Manifest, **changes: Any) -> Any:
 
 
 STATEFULSET = desired(STATEFULSETS, spec=SPEC)
-SERVICE = desired(SERVICES, spec={"ports": PORTS, "selector": {"a": "b"}})
+SERVICE = desired(SERVICES, spec={"ports": PORTS, "selector": {"a": "b"}, "type": "ClusterIP"})
+ACCOUNT = desired(SERVICEACCOUNTS, automountServiceAccountToken=False)
 ROLE = desired(ROLES, rules=[{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}])
 BINDING = desired(
     ROLEBINDINGS, roleRef={"kind": "Role", "name": "x", "apiGroup": "g"}, subjects=[{"kind": "User", "name": "u"}]
 )
 
 
-@pytest.mark.parametrize("of", [STATEFULSET, SERVICE, ROLE, BINDING, desired(SERVICEACCOUNTS)])
+@pytest.mark.parametrize("of", [STATEFULSET, SERVICE, ROLE, BINDING, ACCOUNT])
 def test_what_was_written_stands(of: Manifest) -> None:
     assert stands(of, stored(of), {})
 
@@ -55,7 +56,9 @@ CHANGED: dict[str, tuple[Manifest, dict[str, Any], dict[str, int]]] = {
     "subjects": (BINDING, {"subjects": [{"kind": "Group", "name": "system:authenticated"}]}, {}),
     "selector": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "c"}}}, {}),
     "port": (SERVICE, {"spec": {"ports": [{"port": 81}], "selector": {"a": "b"}}}, {}),
+    "selector with one more label": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "b", "x": "y"}}}, {}),
     "type": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "b"}, "type": "LoadBalancer"}}, {}),
+    "token": (ACCOUNT, {"automountServiceAccountToken": True}, {}),
 }
 
 
@@ -63,6 +66,28 @@ CHANGED: dict[str, tuple[Manifest, dict[str, Any], dict[str, int]]] = {
 def test_what_others_change_is_seen(case: str) -> None:
     of, changes, generations = CHANGED[case]
     assert not stands(of, stored(of, **changes), generations)
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    kept = {**target} if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = merged(kept.get(name), value)
+    return kept
+
+
+@pytest.mark.parametrize("case", [case for case, (of, *_) in CHANGED.items() if of is not STATEFULSET])
+def test_one_patch_undoes_what_others_changed(case: str) -> None:
+    """Else every look would write the same patch again, and nothing would change."""
+    of, changes, _ = CHANGED[case]
+    found = stored(of, **changes)
+    after = merged(msgspec.to_builtins(found), patch_of(of, found).body)
+    assert stands(of, msgspec.convert(after, of.resource.type), {})
 
 
 def test_a_new_desire_does_not_stand() -> None:
@@ -104,7 +129,7 @@ def test_server_defaults_in_claim_templates_are_no_change() -> None:
 
 
 def test_the_patch_holds_content_and_labels_but_no_identity() -> None:
-    body = patch_of(ROLE).body
+    body = patch_of(ROLE, stored(ROLE)).body
     assert sorted(body) == ["metadata", "rules"]
     assert sorted(body["metadata"]) == ["annotations", "labels"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from kaito_api import labels
-from kaito_api.core import Role, RoleBinding, Service, ServicePort, StatefulSet
+from kaito_api.core import Role, RoleBinding, Service, ServiceAccount, ServicePort, StatefulSet
 from kaito_api.meta import Object
 from workspace_controller.decision import Patch
 from workspace_controller.manifest import Manifest
@@ -43,10 +43,17 @@ def stands(manifest: Manifest, found: Object, generations: Mapping[str, int]) ->
     return _same(manifest, found)
 
 
-def patch_of(manifest: Manifest) -> Patch:
-    """Return the merge patch that makes an object of that kind as the stamped `manifest` says."""
+def patch_of(manifest: Manifest, found: Object) -> Patch:
+    """Return the merge patch that makes `found` as the stamped `manifest` says.
+
+    A merge adds to maps: what somebody put into a Service's selector has to be taken out by name.
+    """
     metadata = {name: manifest.body["metadata"].get(name, {}) for name in ("labels", "annotations")}
     content = {key: value for key, value in manifest.body.items() if key not in ("apiVersion", "kind", "metadata")}
+    if isinstance(found, Service):
+        wanted = content["spec"].get("selector", {})
+        selector = {**dict.fromkeys(found.spec.selector.keys() - wanted.keys()), **wanted}
+        content = {**content, "spec": {**content["spec"], "selector": selector}}
     return Patch(resource=manifest.resource, key=manifest.key, body={"metadata": metadata, **content})
 
 
@@ -82,6 +89,8 @@ def _covers(stored: object, wanted: object) -> bool:
 def _same(manifest: Manifest, found: Object) -> bool:
     """Compare what decides about rights and traffic; a kind without such fields is what its hash says."""
     body = manifest.body
+    if isinstance(found, ServiceAccount):
+        return found.automount_service_account_token == body.get("automountServiceAccountToken")
     if isinstance(found, Role):
         return (found.rules or []) == msgspec.convert(body, Role).rules
     if isinstance(found, RoleBinding):

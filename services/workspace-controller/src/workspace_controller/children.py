@@ -44,7 +44,7 @@ def plan_children(observed: Observed, desired: Sequence[Manifest], *, nodes_read
         elif found.metadata.deleting or stands(manifest, found, observed.applied_generations):
             continue
         elif not isinstance(found, StatefulSet):
-            patches.append(patch_of(manifest))
+            patches.append(patch_of(manifest, found))
         elif immutable_changes(manifest, found):
             meta = found.metadata
             deletes.append(Delete(resource=STATEFULSETS, key=meta.key, uid=meta.uid, propagation="Orphan"))

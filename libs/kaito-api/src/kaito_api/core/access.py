@@ -8,9 +8,10 @@ from kaito_api.meta import ObjectMeta
 
 
 class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """core/v1 ServiceAccount: identity only."""
+    """core/v1 ServiceAccount: an identity, and whether its token is mounted where a pod does not say."""
 
     metadata: ObjectMeta
+    automount_service_account_token: bool | None = None
 
 
 class PolicyRule(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

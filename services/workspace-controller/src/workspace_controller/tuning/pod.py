@@ -155,7 +155,7 @@ def _tuner(
         mounts.append({"name": "config", "mountPath": steps.CONFIG_MOUNT, "readOnly": True})
     return container | {
         "env": sorted(env, key=lambda entry: str(entry["name"])),
-        "ports": [{"name": "http", "containerPort": steps.METRICS_PORT, "protocol": "TCP"}],
+        "ports": [{"name": "metrics", "containerPort": steps.METRICS_PORT, "protocol": "TCP"}],
         "resources": resources.tuner_resources(sizing, weights, settings),
         "volumeMounts": sorted(mounts, key=lambda mount: str(mount["mountPath"])),
     }
