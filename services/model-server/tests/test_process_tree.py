@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -21,16 +20,29 @@ time.sleep(600)
 """
 
 
+TOP = """
+import os, subprocess, sys
+from model_server.process_tree import kill_descendants
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "2", sys.argv[1]], stdout=subprocess.PIPE)
+for _ in range(3):
+    assert child.stdout.readline() == b"up\\n"
+print("up", flush=True)
+input()
+print(kill_descendants(os.getpid(), 30), flush=True)
+"""
+
+
 def test_grandchildren_that_ignore_signals_end_too() -> None:
-    child = subprocess.Popen([sys.executable, "-c", STUBBORN, "2", STUBBORN], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    for _ in range(3):
-        assert child.stdout.readline() == b"up\n"
-    below = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    # Of a process of its own: below this one stand the control plane and whatever else the session has started.
+    top = subprocess.Popen(
+        [sys.executable, "-c", TOP, STUBBORN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert top.stdin is not None
+    assert top.stdout is not None
+    assert top.stdout.readline() == "up\n"
+    below = psutil.Process(top.pid).children(recursive=True)
     assert len(below) == 3
-    assert kill_descendants(os.getpid(), 30)
-    child.wait(30)
-    child.stdout.close()
+    assert top.communicate("\n", 60)[0] == "True\n"
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in below)
 
 
