@@ -89,9 +89,13 @@ async def prometheus(folder: Path, targets: list[tuple[str, int, dict[str, str]]
 
             async def scraped() -> bool:
                 try:
-                    found = await server.samples("up")
+                    # Its port answers 503 until the write-ahead log is read.
+                    async with session.get(f"http://127.0.0.1:{port}/-/ready") as response:
+                        if response.status != 200:
+                            return False
                 except aiohttp.ClientConnectionError:
                     return False
+                found = await server.samples("up")
                 return len(found) == len(targets) and all(sample["value"][1] == "1" for sample in found)
 
             await eventually(scraped, timeout=PATIENCE)

@@ -25,7 +25,7 @@ def test_every_service_has_an_image_and_nothing_else_has() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("workspace-controller", ["kaito-api", "kubecore", "workspace-controller"]),
+        ("workspace-controller", ["kaito-api", "kaito-oci", "kubecore", "workspace-controller"]),
         ("gpu-provisioner", ["gpu-provisioner", "kaito-api", "kubecore"]),
         ("model-server", ["kaito-api", "kaito-oci", "kubecore", "model-server"]),
     ],
