@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+import safetensors.numpy
 
 from kaito_api.report import Report, decode
 from kaito_local.demo_model.artifact import trained_model
@@ -21,7 +22,10 @@ from kaito_local.demo_model.questions import load_pairs
 from kaito_oci.testing.docker_registry import docker_registry
 from kubecore.testing.asserts import eventually
 from tuner import checkpoints
+from tuner.options import parse
+from tuner.reporter import Reporter
 from tuner.result import TrainingReport
+from tuner.supervisor import Supervisor
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,10 +62,13 @@ class Tuning:
         (folder / "config.yaml").write_text(CONFIG)
         (folder / "last").touch()
 
-    async def start(self, *more: str) -> asyncio.subprocess.Process:
+    def named(self) -> dict[str, Path]:
+        """The folders and files of the command."""
         named = {"model": self.model, "output": self.output, "work": self.folder / "work"}
-        named |= {"data": self.folder / "data", "config": self.folder / "config.yaml"}
-        flags = [part for name, value in named.items() for part in (f"--{name}", str(value))]
+        return named | {"data": self.folder / "data", "config": self.folder / "config.yaml"}
+
+    async def start(self, *more: str) -> asyncio.subprocess.Process:
+        flags = [part for name, value in self.named().items() for part in (f"--{name}", str(value))]
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tuner", "run", "--method", "qlora", "--base-model", "tiny-phi", *flags, *more),
             env={**os.environ, "TUNER_TERMINATION_LOG": str(self.folder / "last")},
@@ -262,3 +269,35 @@ async def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     alone, shared = losses
     assert len(alone) == 4
     assert shared == pytest.approx(alone, abs=1e-3)
+
+
+ENDS_BADLY_ONCE = """
+import pathlib, subprocess, sys
+began = pathlib.Path(sys.argv[1]).with_name("began-before")
+status = subprocess.run([sys.executable, "-m", "tuner.train", sys.argv[2]]).returncode
+if not began.exists():
+    began.touch()
+    sys.exit(status or 134)
+sys.exit(status)
+"""
+
+
+async def test_a_training_that_dies_after_its_last_step_takes_no_more(tmp_path: Path) -> None:
+    tuning = Tuning(tmp_path, await trained_model())
+    (tmp_path / "config.yaml").write_text(CONFIG.replace(f"max_steps: {STEPS}", f"max_steps: {SAVE_STEPS}"))
+    program = tmp_path / "program.py"
+    program.write_text(ENDS_BADLY_ONCE)
+    named = [part for name, value in tuning.named().items() for part in (f"--{name}", str(value))]
+    reporter = Reporter(None, tmp_path / "last")
+    supervisor = Supervisor(
+        parse(["run", "--method", "qlora", *named], {}),
+        reporter,
+        launch=lambda _, job: [sys.executable, str(program), str(program), str(job)],
+    )
+    await supervisor.execute()
+    assert supervisor.figures.words().startswith(f"goes on after step {SAVE_STEPS}, ")
+    report = msgspec.json.decode((tuning.output / "training_report.json").read_bytes(), type=TrainingReport)
+    assert [step for step, _ in report.losses] == list(range(1, SAVE_STEPS + 1))
+    assert report.metrics["steps"] == SAVE_STEPS
+    weights = safetensors.numpy.load_file(tuning.output / "adapter_model.safetensors")
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name), "the adapter is the fresh one"

@@ -14,6 +14,10 @@ from tuner.events import Emitter, Evaluated, Saved, Stepped
 from tuner.exits import ExitCode, FatalError
 
 
+class AllStepsTakenError(Exception):
+    """The checkpoint that was loaded is the one after the last step: nothing is left but to save the adapter."""
+
+
 class RunCallback(TrainerCallback):  # type: ignore[misc]
     """One per process; only the first process speaks and seals."""
 
@@ -31,6 +35,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     def interrupt(self) -> None:
         """Ask for a checkpoint and the end after the present step."""
         self.interrupted = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise AllStepsTakenError where no step is left; the trainer looks only after a step, and would take one too many."""
+        if state.global_step >= state.max_steps:
+            raise AllStepsTakenError
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks."""

@@ -102,17 +102,29 @@ class Run:
                 )
             )
         began = time.monotonic()
-        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        self._train(checkpoint)
         if self._callback is not None and self._callback.interrupted:
+            _leave()
             raise FatalError(
                 ExitCode.INTERRUPTED, f"stopped after step {self.trainer.state.global_step}, which is kept"
             )
         if job.dry_run:
             self._estimate(steps, preview.tokens)
+            _leave()
             return
         seconds, weights = time.monotonic() - began, self._gathered()
         if self.first:
             self._save(preview, seconds, words, steps, weights)
+        _leave()
+
+    def _train(self, checkpoint: Path | None) -> None:
+        from tuner.callbacks import AllStepsTakenError
+
+        try:
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except AllStepsTakenError:
+            if self.trainer.args.load_best_model_at_end and self.trainer.state.best_model_checkpoint is not None:
+                self.trainer._load_best_model()  # what the trainer does after its last step
 
     def _packing(self, base: Any, made: schedule.Batch, average: float) -> tuple[bool, str]:
         """Decide how samples share a row; return whether without padding, and the words for it."""
@@ -219,6 +231,14 @@ class Run:
             initial=self._initial if reserved.converted(recipe.lora.get("init_lora_weights")) else None,
         )
         self.emit(Finished(step=done))
+
+
+def _leave() -> None:
+    """Leave the process group: a process that exits inside it aborts now and then, for its threads still run."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _flash(base: Any) -> bool:
