@@ -64,6 +64,12 @@ def test_the_dockerfile_makes_the_same_image(name: str) -> None:
     assert "USER 1000:1000" in text
 
 
+def test_all_dockerfiles_start_from_one_base_named_by_digest() -> None:
+    bases = {base for name in SERVICES for base in re.findall(r"^ARG BASE=(.*)$", _dockerfile(name), re.MULTILINE)}
+    assert len(bases) == 1
+    assert all(re.fullmatch(r"debian:bookworm-slim@sha256:[0-9a-f]{64}", base) for base in bases)
+
+
 @pytest.mark.parametrize("name", ["model-server", "tuner"])
 def test_the_engines_dockerfiles_install_the_bases_debian_packages(name: str) -> None:
     assert all(package in _dockerfile(name) for package in BASE_PACKAGES)
