@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+import yaml
 
 from kaito_local import host
 from kaito_local.cluster import SYSTEM_NODE, Cluster
@@ -17,6 +19,7 @@ from kaito_local.demo_data.rows import load_fact
 from kaito_local.errors import CommandError
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY, state_root
+from kaito_local.prometheus import BOARDS, Prometheus, Target, prometheus, queries
 from kaito_local.run import learning
 from kubecore.testing.asserts import eventually
 
@@ -26,6 +29,8 @@ EXAMPLE = REPOSITORY / "examples" / "inference-phi-3.yaml"
 NAME = "workspace-phi-3-mini"
 TUNING = "workspace-tuning-phi-3"
 LORA = "tune-lora"
+WRONG = "no-such-config"
+SCRAPED = {"http", "metrics"}
 
 
 async def kaito_local(*words: str, log: Path, timeout: float) -> str:
@@ -103,16 +108,78 @@ async def test_the_adapter_is_where_the_status_says_and_its_node_is_given_back(k
     assert phases >= {"Nodes", "Weights", "Data", "Training", "Packaging"}
 
 
-async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(kubectl: Kubectl, output: str) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def monitoring(
+    kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Callable[[], Awaitable[Prometheus]]]:
+    """Prometheus: each call of what this yields makes it scrape the cluster's pods as they are then."""
+    async with prometheus(tmp_path_factory.mktemp("prometheus")) as server:
+
+        async def looking() -> Prometheus:
+            await server.scrape(targets((await kubectl.json("get", "pods", "--all-namespaces"))["items"]))
+            return server
+
+        yield looking
+
+
+def targets(found: list[dict[str, Any]]) -> list[Target]:
+    """The running pods that the chart's ServiceMonitor and PodMonitor select, with the labels that those give."""
+    chosen = []
+    for pod in found:
+        metadata, labels = pod["metadata"], {"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"]}
+        if workspace := metadata["labels"].get("kaito.sh/workspace"):
+            labels["workspace"] = workspace
+        elif metadata["labels"].get("app.kubernetes.io/part-of") != "kaito":
+            continue
+        containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+        ports = [each["containerPort"] for c in containers for each in c.get("ports", []) if each["name"] in SCRAPED]
+        if pod["status"].get("podIP") and "deletionTimestamp" not in metadata and pod["status"]["phase"] != "Succeeded":
+            chosen += [Target("kaito", f"{pod['status']['podIP']}:{port}", labels) for port in ports]
+    return chosen
+
+
+async def answers(server: Prometheus, *boards: str, workspace: str) -> None:
+    """Wait until every query of these dashboards returns data."""
+    wanted = [query for query in queries("default", workspace) if query.board in boards]
+    assert {query.board for query in wanted} == set(boards)
+
+    async def all_answer() -> bool:
+        empty = await server.empty(wanted)
+        assert not empty, empty
+        return True
+
+    await eventually(all_answer, timeout=60)
+
+
+async def test_a_prometheus_of_this_cluster_answers_every_query_and_evaluates_every_alert(
+    kubectl: Kubectl, monitoring: Callable[[], Awaitable[Prometheus]]
+) -> None:
+    server = await monitoring()
+    wrong = yaml.safe_load(EXAMPLE.read_text())
+    wrong["metadata"]["name"] = WRONG
+    wrong["inference"]["config"] = WRONG
+    await kubectl.apply(wrong)
+    try:
+        others = {file.stem for file in BOARDS} - {"tuning"}
+        await answers(server, *others, workspace="workspace-phi-3-mini-adapter")
+    finally:
+        await kubectl("delete", "workspace", WRONG, "--timeout=60s", timeout=70)
+    rules = [rule for group in (await server.get("rules"))["groups"] for rule in group["rules"]]
+    assert rules
+    assert {rule["health"] for rule in rules} == {"ok"}, [rule.get("lastError") for rule in rules]
+
+
+async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(
+    kubectl: Kubectl, monitoring: Callable[[], Awaitable[Prometheus]]
+) -> None:
     """The output is an image alone, so nothing of the first pod is left but the checkpoint beside the tag."""
-    del output
     found = await kubectl.json("get", "workspace", TUNING)
     manifest = {key: found[key] for key in ("apiVersion", "kind", "resource", "tuning")}
     manifest["metadata"] = {"name": LORA, "namespace": "default"}
     image = manifest["tuning"]["output"]["image"].replace("rainbow:", "lost:")
     manifest["tuning"] |= {"method": "lora", "config": LORA}
     manifest["tuning"]["output"]["image"] = image
-    text = "training_config: {TrainingArguments: {max_steps: 400, save_steps: 20, eval_strategy: 'no'}}"
+    text = "training_config: {TrainingArguments: {max_steps: 400, save_steps: 20}}"
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": LORA, "namespace": "default"}}
     await kubectl.apply({**config, "data": {"training_config.yaml": text}}, manifest)
 
@@ -124,6 +191,7 @@ async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(kubectl: Kube
         before = await pods(kubectl)
         await kubectl("delete", "pod", *before, "--force", "--grace-period=0", timeout=60)
         await eventually(lambda: told(kubectl, "goes on after step"), timeout=180)
+        await answers(await monitoring(), "tuning", workspace=LORA)
         await kubectl("wait", f"workspace/{LORA}", "--for=condition=WorkspaceSucceeded", "--timeout=180s", timeout=190)
         assert (await kubectl.json("get", "workspace", LORA))["status"]["tuning"]["step"] == 400
         assert set(await pods(kubectl)) - set(before) or not await pods(kubectl)

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -32,7 +31,7 @@ from kaito_api.meta import Key
 from kaito_api.report import TuningReport
 from kaito_api.resources import NODECLAIMS
 from kaito_api.workspace_status import WorkspaceState
-from kaito_local.ports import free_ports
+from kaito_local.prometheus import BOARDS, RULES, Prometheus, Target, prometheus, queries
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.leader import LeaderConfig
@@ -45,64 +44,9 @@ from workspace_controller.wiring import wire
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
-ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy" / "monitoring" / "rules.yaml"
-BOARDS = sorted((ROOT / "deploy" / "monitoring" / "dashboards").glob("*.json"))
 POD = {"namespace": "team", "pod": "phi-0", "workspace": "phi"}
+QUERIES = queries(POD["namespace"], POD["workspace"])
 PATIENCE = 90.0
-
-
-class Prometheus:
-    """The HTTP API of a running Prometheus."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url
-
-    async def get(self, path: str, **parameters: str) -> Any:
-        async with self._session.get(f"{self._url}/api/v1/{path}", params=parameters) as response:
-            answer = await response.json()
-            assert answer["status"] == "success", (parameters, answer.get("error"))
-            return answer["data"]
-
-    async def samples(self, query: str) -> list[Any]:
-        return list((await self.get("query", query=query))["result"])
-
-
-@asynccontextmanager
-async def prometheus(folder: Path, targets: list[tuple[str, int, dict[str, str]]]) -> AsyncIterator[Prometheus]:
-    """Run Prometheus on these targets (job, port, labels), scraping and evaluating the rules every second."""
-    scrapes = [
-        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": labels}]}
-        for job, port, labels in targets
-    ]
-    settings = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config = {"global": settings, "rule_files": [str(RULES)], "scrape_configs": scrapes}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    (port,) = free_ports(1)
-    words = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-    words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    process = await asyncio.create_subprocess_exec(*words)
-    try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-            server = Prometheus(session, f"http://127.0.0.1:{port}")
-
-            async def scraped() -> bool:
-                try:
-                    # Its port answers 503 until the write-ahead log is read.
-                    async with session.get(f"http://127.0.0.1:{port}/-/ready") as response:
-                        if response.status != 200:
-                            return False
-                except aiohttp.ClientConnectionError:
-                    return False
-                found = await server.samples("up")
-                return len(found) == len(targets) and all(sample["value"][1] == "1" for sample in found)
-
-            await eventually(scraped, timeout=PATIENCE)
-            yield server
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 @asynccontextmanager
@@ -144,24 +88,12 @@ def served() -> CollectorRegistry:
 def vllm_names() -> dict[str, Any]:
     """The metrics of vLLM that dashboards name, with their kind."""
     found: dict[str, Any] = {}
-    for _, query in queries():
-        for name in re.findall(r"vllm:\w+", query):
+    for query in QUERIES:
+        for name in re.findall(r"vllm:\w+", query.expression):
             if name.endswith("_bucket"):
                 found[name.removesuffix("_bucket")] = Histogram
             else:
                 found[name.removesuffix("_total")] = PrometheusCounter if name.endswith("_total") else Gauge
-    return found
-
-
-def queries() -> list[tuple[str, str]]:
-    """Every query of every dashboard with where it stands, its variables filled in."""
-    found = []
-    for file in BOARDS:
-        board = json.loads(file.read_text())
-        for panel in board["panels"]:
-            for target in panel["targets"]:
-                query = target["expr"].replace("$namespace", POD["namespace"]).replace("$workspace", POD["workspace"])
-                found.append((f"{file.stem}: {panel['title']}", query))
     return found
 
 
@@ -213,15 +145,16 @@ async def test_every_query_of_every_dashboard_returns_data(apiserver: Any, names
         await flows.apply("wrong", MANIFEST | {"inference": {"preset": {"name": "phi-99"}}})
         model = await stack.enter_async_context(page(served()))
         training = await stack.enter_async_context(page(tuner.metrics.exposition(report)))
-        targets = [("kaito-controllers", controllers, {}), ("kaito-provisioner", nodes, {})]
-        targets += [("kaito-models", model, POD), ("kaito-tuners", training, POD)]
-        server = await stack.enter_async_context(prometheus(tmp_path, targets))
+        pages = [("kaito-controllers", controllers, {}), ("kaito-provisioner", nodes, {})]
+        pages += [("kaito-models", model, POD), ("kaito-tuners", training, POD)]
+        server = await stack.enter_async_context(prometheus(tmp_path))
+        await server.scrape([Target(job, f"127.0.0.1:{port}", labels) for job, port, labels in pages])
         await s.claim("ended")
         await s.ready("ended")
         await s.client.delete(NODECLAIMS, Key("", "ended"))
 
         async def answered() -> bool:
-            empty = [where for where, query in queries() if not await server.samples(query)]
+            empty = await server.empty(QUERIES)
             assert not empty, empty
             return True
 

@@ -6,11 +6,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], timeout: float = ..., interval: float = ...) -> T: ...
+@overload
+async def eventually(check: Callable[[], T], timeout: float = ..., interval: float = ...) -> T: ...
 async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 30, interval: float = 0.02) -> T:
     """Call `check` (plain or async) until it returns something truthy, and return that.
 
