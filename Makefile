@@ -10,7 +10,7 @@ CLAIM_API ?= nodeclaim
 ONLY_SERVING ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help uv sync run down test test-fast lint types imports format control-plane control-plane-down cluster cluster-down images sbom bench
+.PHONY: help uv sync run down test test-compose test-fast lint types imports format control-plane control-plane-down cluster cluster-down images sbom bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -31,8 +31,11 @@ test: sync lint types imports ## the whole suite, what CI calls
 	@$(RUN) kaito-local tools
 	@$(RUN) pytest -q
 
+test-compose: sync ## the integration tests against containers (docker-compose.test.yaml); needs Docker and its Compose
+	@$(RUN) kaito-local compose test
+
 test-fast: sync ## the unit part, under a minute
-	@$(RUN) pytest -q -m "not integration and not engine and not e2e and not slow"
+	@$(RUN) pytest -q -n auto --maxprocesses 4 -m "not integration and not engine and not e2e and not slow"
 
 lint: sync ## ruff
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

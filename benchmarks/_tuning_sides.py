@@ -111,10 +111,11 @@ def ours(task: Task, settings: dict[str, Any]) -> Speed:
     return Speed(reader.ended - reader.began, tokens)
 
 
-def trl(task: Task, *, batch: int, padding_free: bool, recompute: bool = False) -> Speed:
-    """A plain script on trl: the model in bfloat16, nothing logged that need not be.
+def trl(task: Task, *, batch: int, padding_free: bool, recompute: bool = False, precision: str = "bfloat16") -> Speed:
+    """A plain script on trl: nothing logged that need not be.
 
-    `recompute` is trl's own default: activations are computed once more in the backward pass, to save memory.
+    `recompute` is trl's own default: activations are computed once more in the backward pass, to save memory. `precision` is
+    that of the model and the computation; bfloat16 is what trl takes, and KAITO's template too.
     """
     import torch
     from datasets import load_dataset
@@ -124,14 +125,15 @@ def trl(task: Task, *, batch: int, padding_free: bool, recompute: bool = False) 
 
     from tuner.model import keep_differentiable
 
+    dtype = getattr(torch, precision)
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
     quantisation = {"quantization_config": quantised} if task.method == "qlora" else {}
-    model = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.bfloat16, **quantisation)
+    model = AutoModelForCausalLM.from_pretrained(task.model, dtype=dtype, **quantisation)
     keep_differentiable(model)
     steps = task.steps * BATCH // batch
     folder = tempfile.mkdtemp(prefix="tuning-trl-")
@@ -143,10 +145,11 @@ def trl(task: Task, *, batch: int, padding_free: bool, recompute: bool = False) 
                 max_steps=steps,
                 per_device_train_batch_size=batch,
                 padding_free=padding_free,
+                train_sampling_strategy="random" if padding_free or batch == 1 else "group_by_length",
                 learning_rate=2e-4,
                 lr_scheduler_type="cosine",
                 warmup_steps=0.03,
-                bf16=True,
+                bf16=dtype is torch.bfloat16,
                 use_cpu=True,
                 gradient_checkpointing=recompute,
                 save_strategy="steps",

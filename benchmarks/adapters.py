@@ -5,11 +5,12 @@ A real etcd, kube-apiserver and registry, and our server with vLLM on the CPU. M
   * an adapter added to the Workspace -> first 200 from it, with 100 MB and 10 MB, on an idle server and under 32 streams;
     each time the bytes come from the registry again
   * a changed strength -> first 200 after the pod said so
+  * the same load and the same first request in plain vLLM, with its files already in place: what no server can go below
   * the same change KAITO's way: the pod's process is ended, the adapter pulled to a folder, the server started with it
   * the longest pause between two tokens of the 32 streams while an adapter loads, beside the longest without; failed requests
   * tokens/s of 8 streams on the base, on one adapter, and on eight
 
-    python benchmarks/adapters.py [--rounds 20] [--restarts 2]
+    python benchmarks/adapters.py [--rounds 20] [--restarts 2] [--idle-only]
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -28,7 +31,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -36,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._adapter_files import make_adapter, make_model, push
 from benchmarks._control_plane import own_control_plane
+from benchmarks._pod_reports import PodReports
 
 from kaito_api.meta import Key
-from kaito_api.report import decode
 from kaito_api.resources import PODS, WORKSPACES
 from kaito_oci import pull
 from kaito_oci.testing.docker_registry import docker_registry
@@ -47,7 +50,9 @@ from kubecore.config import load_config
 from kubecore.transport import Transport
 
 RANKS = {"100 MB": 512, "10 MB": 64}
-GOALS = {"100 MB": 1.5, "10 MB": 0.8, "strength": 0.3}
+GOALS = {"100 MB": 1.5, "10 MB": 0.8}
+STRENGTH_GOAL = 0.3
+PHASES = ("resolve", "peek", "pull", "preflight", "stage", "engine")
 STREAMS = 32
 NAME, SPACE, POD = "bench", "default", "bench-0"
 ENGINE = ("--enable-lora", "--max-cpu-loras=20", "--max-model-len=1024", "--max-num-seqs=64", "--dtype=bfloat16")
@@ -55,6 +60,9 @@ SLOTS = {512: 2, 64: 8}
 """By rank: a slot of rank 512 takes 100 MB whatever lies in it, and every token that uses it pays for all of that."""
 START_SECONDS = 600.0
 SERVED_SECONDS = 120.0
+THREADS = max(1, (os.cpu_count() or 2) - 1)
+"""vLLM's own default on a CPU: one core is left to the server. Not bound to certain cores, which others here use as well.
+With a thread for every core each of vLLM's barriers waits for whatever else runs: a load of 20 ms then takes 500."""
 PROMPT = "w2"
 """One token: on the CPU vLLM copies an adapter for each token that uses it, which is the engine's time and not ours."""
 
@@ -69,6 +77,7 @@ class Bench:
     registry: str
     client: Client
     http: aiohttp.ClientSession
+    reports: PodReports
     port: int = 0
     process: asyncio.subprocess.Process | None = None
     failures: list[str] = field(default_factory=list)
@@ -84,15 +93,13 @@ class Bench:
         command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workspace", f"{SPACE}/{NAME}", "--adapter-store", str(self.folder / "store")]
         command += ["--plain-http", self.registry, *arguments]
-        environment = os.environ | {
+        environment = engine_environment() | {
             "KUBECONFIG": str(self.kubeconfig),
             "POD_NAME": POD,
             "POD_NAMESPACE": SPACE,
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "MODEL_SERVER_TERMINATION_LOG": str(self.folder / "termination.log"),
         }
-        slots = (f"--max-lora-rank={rank}", f"--max-loras={SLOTS[rank]}")
+        slots = slot_arguments(rank)
         with (self.folder / "server.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *command, "--", *ENGINE, *slots, stdout=log, stderr=log, env=environment
@@ -125,12 +132,30 @@ class Bench:
             await answer.read()
             return answer.status == 200
 
-    async def reported(self, name: str) -> tuple[str, str]:
-        """State and strength of an adapter, as the pod says."""
-        pod = await self.client.get(PODS, Key(SPACE, POD))
-        said = decode(pod.metadata.annotations.get("kaito.sh/report.model-server", ""))
-        entry = next((found for found in said.adapters if found.name == name), None) if said else None
-        return (entry.state, entry.strength) if entry else ("", "")
+    async def ready(self, name: str, strength: str = "1") -> None:
+        """Wait until the pod says that it serves an adapter at that strength."""
+        async with asyncio.timeout(SERVED_SECONDS):
+            await self.reports.wait(name, lambda entry: (entry.state, entry.strength) == ("Ready", strength))
+
+    async def seconds_in(self) -> dict[str, float]:
+        """Seconds that the server spent in each phase of loads so far."""
+        async with self.http.get(f"{self.url}/metrics") as answer:
+            text = await answer.text()
+        return {phase: float(seconds) for phase, seconds in _PHASE.findall(text)}
+
+
+_PHASE = re.compile(r'^kaito_adapter_load_seconds_sum\{phase="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+def engine_environment() -> dict[str, str]:
+    """Return the environment of the engine, ours and the plain one."""
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(THREADS)}
+    return os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"} | threads
+
+
+def slot_arguments(rank: int) -> tuple[str, str]:
+    """Return the engine's arguments for slots of that rank."""
+    return (f"--max-lora-rank={rank}", f"--max-loras={SLOTS[rank]}")
 
 
 def adapter(name: str, image: str, strength: str = "1") -> dict[str, Any]:
@@ -145,41 +170,54 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float, pause:
             await asyncio.sleep(pause)
 
 
-async def added(bench: Bench, image: str, number: int) -> float:
-    """Seconds from the edit that adds an adapter to its first answer. Afterwards it and its bytes are removed again."""
+class Edit(NamedTuple):
+    """When an adapter was added to the Workspace, when the pod said that it serves it, and when the first answer was there."""
+
+    begun: float
+    ready: float
+    answered: float
+
+    @property
+    def seconds(self) -> float:
+        """From the edit to the first answer."""
+        return self.answered - self.begun
+
+
+async def added(bench: Bench, image: str, number: int) -> Edit:
+    """Add an adapter and ask it once. Afterwards it and its bytes are removed again."""
     name = f"new-{number}"
     begun = time.perf_counter()
     await bench.want(adapter(name, image))
-    await until(lambda: bench.serves(name), SERVED_SECONDS, 0.005)
-    taken = time.perf_counter() - begun
+    await bench.ready(name)
+    ready = time.perf_counter()
+    served = await bench.serves(name)
+    edit = Edit(begun, ready, time.perf_counter())
+    if not served:
+        raise RuntimeError(f"{name} is Ready and does not answer")
     await bench.want()
     pulled = bench.folder / "store" / "pulled"
 
     async def gone() -> bool:
-        return await bench.reported(name) == ("", "") and not list(pulled.iterdir())
+        return bench.reports.entry(name) is None and not list(pulled.iterdir())
 
     await until(gone, SERVED_SECONDS, 0.05)
-    return taken
+    return edit
 
 
 async def restrengthened(bench: Bench, image: str, rounds: int) -> list[float]:
     """Seconds from the edit of a strength to an answer after the pod reported it."""
     await bench.want(adapter("loud", image))
-    await until(lambda: bench.serves("loud"), SERVED_SECONDS, 0.01)
+    await bench.ready("loud")
     taken = []
     for number in range(rounds):
-        strength = f"0.{number + 10}"
+        strength = f"{(number + 10) / 1000:g}"
         begun = time.perf_counter()
         await bench.want(adapter("loud", image, strength))
-        await until(lambda s=strength: is_at(bench, "loud", s), SERVED_SECONDS, 0.005)
+        await bench.ready("loud", strength)
         await bench.serves("loud")
         taken.append(time.perf_counter() - begun)
     await bench.want()
     return taken
-
-
-async def is_at(bench: Bench, name: str, strength: str) -> bool:
-    return await bench.reported(name) == ("Ready", f"{float(strength):g}")
 
 
 async def restarted(bench: Bench, image: str, number: int) -> float:
@@ -221,9 +259,9 @@ class Load:
                         self.tokens += 1
 
     def longest(self, begun: float, ended: float) -> float:
-        """The longest pause of any stream in that time."""
+        """The longest pause of any stream in that time; of a pause that reaches out of it, the part inside."""
         gaps = (
-            later - earlier
+            min(later, ended) - max(earlier, begun)
             for times in self.pieces
             for earlier, later in itertools.pairwise(times)
             if later >= begun and earlier <= ended
@@ -260,11 +298,22 @@ def row(what: str, measured: str, anchor: str, ratio: float, note: str) -> None:
     print(f"| adapters: {what} | {measured} | {anchor} | {ratio:.2f} | {note} |", flush=True)
 
 
+async def measure_idle(bench: Bench, images: dict[str, str], rounds: int) -> None:
+    """Only what the goals are about, in some minutes."""
+    for size, image in images.items():
+        plain = await plain_engine(bench, size, rounds)
+        await bench.start(RANKS[size])
+        await edits(bench, size, image, plain, rounds)
+        await strength(bench, size, image, plain, rounds)
+        await bench.stop()
+
+
 async def measure(bench: Bench, images: dict[str, str], eight: list[str], rounds: int, restarts: int) -> None:
     """Everything, one after another: on a server with slots of rank 512, then on one of rank 64."""
+    plain = await plain_engine(bench, "100 MB", rounds)
     await bench.start(RANKS["100 MB"])
-    calm = await edits(bench, "100 MB", images["100 MB"], rounds)
-    await strength(bench, images["100 MB"], rounds)
+    calm = await edits(bench, "100 MB", images["100 MB"], plain, rounds)
+    await strength(bench, "100 MB", images["100 MB"], plain, rounds)
     await felt(bench, "100 MB", images["100 MB"], calm, max(3, rounds // 3))
     pods = [await restarted(bench, images["100 MB"], number) for number in range(restarts)]
     if pods:
@@ -273,8 +322,10 @@ async def measure(bench: Bench, images: dict[str, str], eight: list[str], rounds
         row("the same by a pod restart, 100 MB", f"{calm:.2f} s", f"{there:.1f} s", calm / there, note)
     await bench.want()
     await bench.stop()
+    plain = await plain_engine(bench, "10 MB", rounds)
     await bench.start(RANKS["10 MB"])
-    calm = await edits(bench, "10 MB", images["10 MB"], rounds)
+    calm = await edits(bench, "10 MB", images["10 MB"], plain, rounds)
+    await strength(bench, "10 MB", images["10 MB"], plain, rounds)
     await felt(bench, "10 MB", images["10 MB"], calm, max(3, rounds // 3))
     await throughput(bench, eight)
     row(
@@ -282,21 +333,67 @@ async def measure(bench: Bench, images: dict[str, str], eight: list[str], rounds
     )
 
 
-async def edits(bench: Bench, size: str, image: str, rounds: int) -> float:
+async def plain_engine(bench: Bench, size: str, rounds: int) -> dict[str, float]:
+    """Median seconds of a base request, a load and a first request in plain vLLM, in a process of its own."""
+    rank = RANKS[size]
+    script = str(Path(__file__).with_name("_plain_engine.py"))
+    command = [sys.executable, script, str(bench.folder / f"rank-{rank}"), str(rounds), "--"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        f"--model={bench.model}",
+        *ENGINE,
+        *slot_arguments(rank),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=engine_environment(),
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), START_SECONDS + rounds * SERVED_SECONDS)
+    if process.returncode:
+        raise RuntimeError(f"plain vLLM ended with {process.returncode}")
+    taken: dict[str, list[float]] = json.loads(said.splitlines()[-1])
+    return {what: statistics.median(seconds) for what, seconds in taken.items()}
+
+
+async def edits(bench: Bench, size: str, image: str, plain: dict[str, float], rounds: int) -> float:
     """Adapters added on the idle server; returns the median of seconds."""
-    taken = [await added(bench, image, number) for number in range(rounds)]
+    before = await bench.seconds_in()
+    taken = [(await added(bench, image, number)).seconds for number in range(rounds)]
+    after = await bench.seconds_in()
     calm, goal = statistics.median(taken), GOALS[size]
     note = f"p95 of {rounds}; median {calm:.2f} s; server idle"
     row(f"edit to first 200, {size}", f"{p95(taken):.2f} s", f"goal {goal} s", p95(taken) / goal, note)
+    spent = {phase: 1000 * (seconds - before.get(phase, 0)) / rounds for phase, seconds in after.items()}
+    mean = ", ".join(f"{phase} {spent[phase]:.0f}" for phase in PHASES)
+    beside_plain(f"edit to first 200, {size}", calm, plain, "whole", f"; ours by phase, mean ms: {mean}")
     return calm
 
 
-async def strength(bench: Bench, image: str, rounds: int) -> None:
+async def strength(bench: Bench, size: str, image: str, plain: dict[str, float], rounds: int) -> None:
     """Another strength of an adapter that serves."""
     taken = await restrengthened(bench, image, rounds)
-    goal = GOALS["strength"]
-    note = f"p95 of {rounds}; median {statistics.median(taken):.2f} s; 100 MB, seen through the pod's report"
-    row("strength only", f"{p95(taken):.2f} s", f"goal {goal} s", p95(taken) / goal, note)
+    calm = statistics.median(taken)
+    note = f"p95 of {rounds}; median {calm:.2f} s; seen through the pod's report"
+    row(
+        f"strength only, {size}",
+        f"{p95(taken):.2f} s",
+        f"goal {STRENGTH_GOAL} s",
+        p95(taken) / STRENGTH_GOAL,
+        note,
+    )
+    beside_plain(f"strength only, {size}", calm, plain, "scaled", "")
+
+
+def beside_plain(what: str, calm: float, plain: dict[str, float], kind: str, more: str) -> None:
+    """Compare with what plain vLLM needs for the load and the first token alone."""
+    load, first = plain[f"load {kind}"], plain[f"first {kind}"]
+    parts = f"add_lora {1000 * load:.0f} ms + first token {1000 * first:.0f} ms (base {1000 * plain['base']:.0f} ms)"
+    row(
+        f"{what} / vLLM alone",
+        f"{calm:.2f} s",
+        f"{load + first:.2f} s",
+        calm / (load + first),
+        f"medians; {parts}{more}",
+    )
 
 
 async def throughput(bench: Bench, eight: list[str]) -> None:
@@ -304,7 +401,7 @@ async def throughput(bench: Bench, eight: list[str]) -> None:
     base = await rate(bench, [NAME] * 8, 15)
     await bench.want(*(adapter(f"e{number}", image) for number, image in enumerate(eight)))
     for number in range(len(eight)):
-        await until(lambda n=number: bench.serves(f"e{n}"), SERVED_SECONDS, 0.05)
+        await bench.ready(f"e{number}")
     for count in (1, 8):
         found = await rate(bench, [f"e{number % count}" for number in range(8)], 15)
         row(f"tokens/s with {count} in use", f"{found:.0f}/s", f"base {base:.0f}/s", found / base, "8 streams, rank 64")
@@ -317,15 +414,19 @@ async def felt(bench: Bench, size: str, image: str, calm: float, rounds: int) ->
         begun = time.perf_counter()
         await asyncio.sleep(10)
         quiet = load.longest(begun, time.perf_counter())
-        begun = time.perf_counter()
-        taken = [await added(bench, image, 100 + number) for number in range(rounds)]
-        worst = load.longest(begun, time.perf_counter())
-    busy = statistics.median(taken)
+        found = [await added(bench, image, 100 + number) for number in range(rounds)]
+        loading = max(load.longest(edit.begun, edit.ready) for edit in found)
+        asking = max(load.longest(edit.ready, edit.answered) for edit in found)
+    busy = statistics.median(edit.seconds for edit in found)
     note = f"median of {rounds}, {STREAMS} streams"
     row(f"edit to first 200 under load, {size}", f"{busy:.2f} s", f"idle {calm:.2f} s", busy / calm, note)
-    extra = f"{1000 * (worst - quiet):.0f} ms more, {STREAMS} streams, {rounds} loads"
     alone = f"{1000 * quiet:.0f} ms without a load"
-    row(f"longest pause of the others, {size}", f"{1000 * worst:.0f} ms", alone, worst / quiet, extra)
+    for when, worst, more in (
+        ("while it loads", loading, ""),
+        ("at its first request", asking, "; vLLM on a CPU copies the adapter for every token of such a batch"),
+    ):
+        extra = f"{1000 * (worst - quiet):.0f} ms more, {STREAMS} streams, {rounds} loads{more}"
+        row(f"longest pause of the others {when}, {size}", f"{1000 * worst:.0f} ms", alone, worst / quiet, extra)
 
 
 def free_port() -> int:
@@ -335,7 +436,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def parent(rounds: int, restarts: int) -> None:
+async def parent(rounds: int, restarts: int, idle_only: bool) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kaito-bench-")))
         kubeconfig = await own_control_plane(stack, folder / "plane")
@@ -353,14 +454,20 @@ async def parent(rounds: int, restarts: int) -> None:
             made = await asyncio.to_thread(make_adapter, folder / f"rank-{rank}", rank, rank)
             images[size] = await push(made, f"{registry.host}/bench/adapter:r{rank}")
         eight = []
-        for number in range(8):
+        for number in range(0 if idle_only else 8):
             made = await asyncio.to_thread(make_adapter, folder / f"eight-{number}", 64, 1000 + number)
             eight.append(await push(made, f"{registry.host}/bench/adapter:e{number}"))
         client = Client(transport)
         await create(client)
-        bench = Bench(folder, model, kubeconfig, registry.host, client, http)
+        reports = PodReports(client, Key(SPACE, POD))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(group.create_task(reports.run()).cancel)
+        bench = Bench(folder, model, kubeconfig, registry.host, client, http, reports)
         stack.push_async_callback(bench.stop)
-        await measure(bench, images, eight, rounds, restarts)
+        if idle_only:
+            await measure_idle(bench, images, rounds)
+        else:
+            await measure(bench, images, eight, rounds, restarts)
 
 
 async def create(client: Client) -> None:
@@ -380,8 +487,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="edits of each kind on the idle server")
     parser.add_argument("--restarts", type=int, default=2, help="pod restarts to compare with")
+    parser.add_argument("--idle-only", action="store_true", help="only edits on an idle server: some minutes")
     options = parser.parse_args()
-    asyncio.run(parent(options.rounds, options.restarts))
+    asyncio.run(parent(options.rounds, options.restarts, options.idle_only))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kaito_local.binaries import ensure
 from kaito_local.command import run
+from kaito_local.images.catalog import SERVICES
+from kaito_local.images_command import chart_values
 from kaito_local.run.chart import CHART
 from workspace_controller.__main__ import parse
 from workspace_controller.catalog_files import load_catalog
@@ -98,6 +101,20 @@ async def test_everything_comes_from_the_one_registry_of_the_air_gapped_profile(
     assert settings.weights_from == "oci"
 
 
+async def test_images_made_and_pushed_by_kaito_local_are_named_as_they_were_pushed(render: Any, tmp_path: Path) -> None:
+    pushed = {name: f"mirror.example:5000/deep/{name}:0.1.0-0123456789ab" for name in SERVICES}
+    (tmp_path / "images.yaml").write_text(yaml.safe_dump(chart_values(pushed)))
+    files = ("--values", CHART / "profiles" / "air-gapped.yaml", "--values", tmp_path / "images.yaml")
+    objects = await render(*files, "--set", "gpu-provisioner.enabled=true")
+    images = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Deployment"}
+    for name in (CONTROLLER, "gpu-provisioner"):
+        assert images[name]["spec"]["template"]["spec"]["containers"][0]["image"] == pushed[name]
+    settings = _planning(objects)
+    assert settings.engine_images == {"cpu": pushed["model-server"]}
+    assert settings.tuning.images == {"cpu": pushed["tuner"]}
+    assert settings.tuning.packager_image == pushed["adapter-packager"]
+
+
 async def test_upgrades_that_touch_only_the_controllers_change_no_workload_setting(render: Any) -> None:
     """What a pod of a Workspace is made from does not depend on the chart's own version, image, replicas or monitoring."""
     base = _planning(await render())
@@ -131,6 +148,20 @@ async def test_two_replicas_that_survive_drains_and_spread(render: Any) -> None:
         ports = {port["name"] for port in pod["containers"][0]["ports"]}
         opened = {p["port"] for rule in mine["NetworkPolicy"]["spec"]["ingress"] for p in rule["ports"]}
         assert opened == ports, "what listens is open, and nothing else"
+
+
+async def test_traces_go_where_the_values_say_and_nowhere_by_default(render: Any) -> None:
+    def variables(objects: list[dict[str, Any]]) -> dict[str, str]:
+        (spec,) = [pod["spec"] for pod in pods(objects) if pod["metadata"]["name"] == CONTROLLER]
+        return {entry["name"]: entry.get("value", "") for entry in spec["containers"][0]["env"]}
+
+    assert not parse([], variables(await render()))[1].traces
+    name, value = "OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"
+    key = f"{CONTROLLER}.tracing.env[0]"
+    words = f"{CONTROLLER}.tracing.endpoint=http://collector:4318,{key}.name={name},{key}.value={value}"
+    found = variables(await render("--set", words))
+    assert (found["OTEL_EXPORTER_OTLP_ENDPOINT"], found[name]) == ("http://collector:4318", value)
+    assert parse([], found)[1].traces
 
 
 @pytest.mark.parametrize("issuer", ["", "corporate"])

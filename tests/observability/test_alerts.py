@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from kaito_local.command import run
+
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "monitoring" / "rules.yaml"

@@ -48,6 +48,15 @@ USER = (
         "`allowed` rolls the pods for an adapter that cannot go live (a volume, a rank above the engine's); "
         "otherwise the pods stay and the condition AdaptersReady says `RestartRequired`.",
     ),
+    Key(
+        labels.API_KEY_SECRET,
+        "A Secret of the namespace: clients need one of its values as their API key. Restarts the pods; an edit of the Secret "
+        "does not.",
+    ),
+    Key(
+        labels.SIGNING_KEY_SECRET,
+        "Tuning: a Secret with `cosign.key`; the adapter is signed with it before it is pushed. Read when the Job is made.",
+    ),
     Key(labels.REFRESH, "A new value makes the servers ask at once what the tags of their adapters mean."),
     Key(labels.NODE_CLASS_NAME, "KAITO's; not read."),
     Key(labels.MODEL_STREAMING, "KAITO's; not read."),

@@ -1,6 +1,7 @@
 """What `make run` says while it waits, from what it observes."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from kaito_api.report import Report, encode
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import EnginePlan, PlanStatus, TuningStatus, WorkspaceStatus
 from kaito_local.errors import LocalError
-from kaito_local.run.existing import parse_registry
+from kaito_local.run.existing import check_context, parse_registry
 from kaito_local.run.phases import Phases
 from kaito_local.run.story import complaint, is_ready, is_trained, sentences
 
@@ -186,3 +187,14 @@ def test_training_is_told_with_its_figures() -> None:
     assert "training: 40% (120/300), loss 0.51, 812.3 tokens/s, 70 s left" in said
     early = TuningStatus(state="Fetching", progress="Fetching")
     assert not [line for line in sentences(_tuning("Running", early), [], []) if line.startswith("training")]
+
+
+def test_a_context_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text("contexts: [{name: one}, {name: two}]")
+    check_context("two", kubeconfig)
+    with pytest.raises(LocalError, match="no context 'nope'; it has: one, two"):
+        check_context("nope", kubeconfig)
+    kubeconfig.write_text("")
+    with pytest.raises(LocalError, match="it has: none"):
+        check_context("one", kubeconfig)

@@ -15,6 +15,8 @@ from kaito_oci import Limits, OciError, RegistrySettings, errors, media_types, p
 from kaito_oci.testing.scripted_registry import ScriptedRegistry
 from kaito_oci.testing.scripted_server import Reply, Request, ScriptedServer, scripted_server
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 BLOB = os.urandom(2_000_000)
 Trap = Callable[[Request], Reply | None]
 

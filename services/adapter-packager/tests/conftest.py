@@ -1,14 +1,18 @@
+import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapter_packager.arguments import parse
+from adapter_packager.cli import main
 from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 
 MakeAdapter = Callable[..., Path]
+Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 CONFIG: dict[str, Any] = {
     "auto_mapping": None,
@@ -72,3 +76,20 @@ async def locked_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
     folder.mkdir()
     async with docker_registry(folder, password=True) as running:
         yield running
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in this process (a start costs a second): exit code, stdout, stderr."""
+
+    async def in_process(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        try:
+            code = await asyncio.wait_for(main(parse([*map(str, arguments)])), 50)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return in_process

@@ -12,35 +12,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from adapter_packager.arguments import parse
-from adapter_packager.cli import main
 from adapter_packager.exits import code_of
 from kaito_oci import BytesBlob, Member, TarBlob, errors, media_types, push
 from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from kaito_oci.testing.scripted_server import Reply, scripted_server
 from kubecore.testing.asserts import eventually
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 MakeAdapter = Callable[..., Path]
 
 
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line in this process (a start costs a second): exit code, stdout, stderr."""
-
-    async def in_process(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        for name, value in (env or {}).items():
-            monkeypatch.setenv(name, value)
-        capsys.readouterr()
-        try:
-            code = await asyncio.wait_for(main(parse([*map(str, arguments)])), 50)
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return in_process
 
 
 async def test_the_installed_program_pushes_and_says_the_digest(
@@ -190,7 +173,7 @@ async def test_an_image_that_is_no_adapter(run: Run, registry: DockerRegistry, t
 async def test_help_documents_the_exit_codes(run: Run) -> None:
     code, out, _ = await run("--help")
     assert code == 0
-    for number in ("64", "65", "66", "67", "69", "72", "73", "74", "143"):
+    for number in ("64", "65", "66", "67", "69", "72", "73", "74", "75", "143"):
         assert f"\n  {number} " in out
 
 

@@ -22,6 +22,8 @@ from kaito_oci.testing.scripted_server import Reply, Request, ScriptedServer, sc
 from kubecore.testing.asserts import eventually
 from kubecore.testing.clock import FakeClock
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 MakeAdapter = Callable[..., Path]
 SECRET = "/api/v1/namespaces/ns/secrets/push"
 POD = "/api/v1/namespaces/ns/pods/job-1"

@@ -1,7 +1,8 @@
 """The provisioner as a process that kills itself (SIGKILL) right after its Nth change of the world. Not a test by itself.
 
 A change is a write to the apiserver or a PUT, DELETE or deleteMachines call to ARM, counted when its answer has come. Each is
-printed as a line, so that a run without a limit tells how many points there are.
+printed as a line, so that a run without a limit tells how many points there are. CLOCK_FACTOR seconds of the provisioner's clock
+pass in one.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import os
 import signal
 import sys
 from typing import Any
+
+from provisioner_stage import fast_clock
 
 from gpu_provisioner.cloud.azure import AksAgentPools, connect
 from gpu_provisioner.pools.plan import CloudPool
@@ -75,10 +78,11 @@ async def run() -> None:
     settings = parse(sys.argv[1:], os.environ)
     transport = FusedTransport(load_config(), user_agent="killable")
     transport.fuse = fuse
-    async with transport, connect(settings.azure) as cloud:
+    async with transport, connect(settings.azure) as cloud, fast_clock(float(os.environ["CLOCK_FACTOR"])) as clock:
         client = Client(transport)
         pools = FusedPools(cloud, fuse)
-        service = Provisioner(client=client, cloud=pools, kinds=await served_kinds(client), settings=settings)
+        kinds = await served_kinds(client)
+        service = Provisioner(client=client, cloud=pools, kinds=kinds, settings=settings, clock=clock)
         await service.manager.run()
 
 

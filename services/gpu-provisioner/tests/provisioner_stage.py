@@ -1,4 +1,7 @@
-"""A stage for the provisioner's tests: a real kube-apiserver, the ARM stand-in over TLS, Node objects in place of kubelets."""
+"""A stage for the provisioner's tests: a real kube-apiserver, the ARM stand-in over TLS, Node objects in place of kubelets.
+
+With $KAITO_TEST_STACK the stand-in is the container that `make test-compose` runs.
+"""
 
 import asyncio
 import time
@@ -24,6 +27,8 @@ from kaito_local.arm.bucket import TokenBucket
 from kaito_local.arm.cloud import Pool, Timings
 from kaito_local.arm.node_objects import NodeObjects
 from kaito_local.arm.server import ArmStandIn, serve
+from kaito_local.compose.arm_remote import RemoteArm
+from kaito_local.compose.stack import running_stack
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.client import Client
 from kubecore.config import load_config
@@ -36,7 +41,7 @@ from kubecore.transport import Transport
 @dataclass
 class Stage:
     client: Client
-    arm: ArmStandIn
+    arm: ArmStandIn | RemoteArm
     nodes: NodeObjects
     settings: Settings
     clock: FakeClock | None = None
@@ -139,8 +144,7 @@ async def stage(
     async with transport:
         client = Client(transport)
         nodes = NodeObjects(client)
-        now = clock.monotonic if clock is not None else time.monotonic
-        async with serve(folder, nodes, timings=timings, buckets=buckets, now=now) as arm:
+        async with stand_in(folder, nodes, timings, buckets, clock) as arm:
             assertion = folder / "assertion"
             assertion.write_text("x")
             settings = Settings(
@@ -167,6 +171,26 @@ async def stage(
                 yield Stage(client, arm, nodes, msgspec.structs.replace(settings, **changes), clock)
             finally:
                 await clean(client)
+
+
+@asynccontextmanager
+async def stand_in(
+    folder: Path,
+    nodes: NodeObjects,
+    timings: Timings | None,
+    buckets: dict[str, TokenBucket] | None,
+    clock: FakeClock | None,
+) -> AsyncIterator[ArmStandIn | RemoteArm]:
+    """The stand-in in this process, or the container's, as new before and after."""
+    if stack := running_stack():
+        assert buckets is None, "the container throttles nobody"
+        assert clock is None, "the container has the machine's clock"
+        yield RemoteArm(stack.arm, timings)
+        RemoteArm(stack.arm)
+        return
+    now = clock.monotonic if clock is not None else time.monotonic
+    async with serve(folder, nodes, timings=timings, buckets=buckets, now=now) as arm:
+        yield arm
 
 
 @asynccontextmanager

@@ -196,6 +196,30 @@ async def test_two_replicas_take_turns_and_buy_nothing_twice(
         assert s.arm.wire.cloud.pools == {}
 
 
+async def test_two_replicas_without_a_lease_still_buy_nothing_twice(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    """As when a lease changes hands while its old holder is frozen: the versions and eTags of what they change decide."""
+    own, shared = [f"{name}a", f"{name}b"], [f"{name}{n}" for n in range(3)]
+    timings = Timings(node=0.2, create=0.4, delete=0.2)
+    async with stage(apiserver, tmp_path, timings=timings) as s, s.provisioner(), s.provisioner():
+        for each in own:
+            await s.claim(each)
+        for each in shared:
+            await s.claim(each, workspace="uid-1")
+        await s.ready(*own, *shared)
+        machines = {m.provider_id for pool in s.arm.wire.cloud.pools.values() for m in pool.machines.values()}
+        assert machines == {(await s.get(each)).status.provider_id for each in (*own, *shared)}
+        assert len(machines) == 5
+        assert len(s.arm.wire.cloud.pools) == 3
+        for each in (own[0], shared[1]):
+            await s.client.delete(NODECLAIMS, Key("", each))
+            await eventually(lambda each=each: s.is_gone(each), timeout=90)
+        await s.ready(own[1], shared[0], shared[2])
+        left = {(await s.get(each)).status.provider_id for each in (own[1], shared[0], shared[2])}
+        assert left == {m.provider_id for pool in s.arm.wire.cloud.pools.values() for m in pool.machines.values()}
+
+
 async def test_missing_kinds(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
     async with stage(apiserver, tmp_path) as s:
         try:

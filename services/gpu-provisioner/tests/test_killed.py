@@ -1,9 +1,9 @@
-"""kill -9 after each change of create and delete, then a restart: the end is the same, and nothing is bought twice."""
+"""kill -9 after each change of create, delete and garbage collection, then a restart: the same end, nothing bought twice."""
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from provisioner_stage import Stage, stage
 
 from kaito_api.meta import Key
+from kaito_api.nodeclaim import NodeClaim
 from kaito_api.resources import NODECLAIMS, NODES
 from kaito_local.arm.cloud import Timings
 from kaito_local.pytest_plugin import ApiServer
@@ -19,6 +20,10 @@ from kubecore.testing.asserts import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).parent / "killable.py"
+FACTOR = 10.0
+"""How much faster the process's clock runs: what it puts off is written within the steps of these tests all the same."""
+MOST_POINTS = 8
+Vanish = Callable[[Stage, NodeClaim], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -37,12 +42,13 @@ async def process(
         f"--authority={azure.authority}",
         f"--ca-file={azure.ca_file}",
         "--no-leader-elect",
-        "--list-active-seconds=0.1",
-        "--list-idle-seconds=0.3",
+        f"--list-active-seconds={0.1 * FACTOR}",
+        f"--list-idle-seconds={0.3 * FACTOR}",
         "--health-port=0",
         "--metrics-port=0",
     ]
-    env = {**os.environ, "KUBECONFIG": str(apiserver.kubeconfig), "KILL_AFTER": str(kill_after)}
+    limits = {"KILL_AFTER": str(kill_after), "CLOCK_FACTOR": str(FACTOR)}
+    env = {**os.environ, "KUBECONFIG": str(apiserver.kubeconfig), **limits}
     with log.open("ab") as out:
         running = await asyncio.create_subprocess_exec(
             sys.executable, str(SCRIPT), *flags, env=env, stdout=out, stderr=out
@@ -55,22 +61,28 @@ async def process(
             await running.wait()
 
 
+async def complete(s: Stage, name: str) -> bool:
+    """Whether the claim is Ready, and what is written after that is written too."""
+    ready = (await s.condition(name, "Ready"))[0] == "True"
+    return ready and "topology.kubernetes.io/region" in (await s.get(name)).metadata.labels
+
+
 async def life(s: Stage, name: str) -> None:
     """Create, become Ready, delete, be gone."""
-    await s.ready(name)
+    await eventually(lambda: complete(s, name), timeout=90)
     await s.client.delete(NODECLAIMS, Key("", name))
     await eventually(lambda: s.is_gone(name), timeout=90)
 
 
 async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> None:
-    timings = Timings(node=0.1, create=0.3, delete=0.2)
+    timings = Timings(node=0.5, create=0.7, delete=0.5)
     log = tmp_path / "log"
     async with stage(apiserver, tmp_path, timings=timings) as s:
         await s.claim("whole")
         async with process(s, apiserver, 0, log):
             await life(s, "whole")
         points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
-        assert len(points) >= 10, points
+        assert len(points) >= 12, points
         survived = []
         for point in range(1, len(points) + 1):
             name = f"k{point}"
@@ -163,11 +175,92 @@ async def test_the_point_of_garbage_collection(apiserver: ApiServer, tmp_path: P
         assert [c.pool for c in s.calls("delete")] == ["orphan"]
 
 
+async def pool_deleted(s: Stage, claim: NodeClaim) -> None:
+    """In the portal: AKS takes the pool's machines and their Nodes along."""
+    cloud = s.arm.wire.cloud
+    cloud.delete(cloud.pools[claim.metadata.annotations["kaito.sh/agent-pool"]], None)
+
+
+async def machine_vanished(s: Stage, claim: NodeClaim) -> None:
+    """As when a spot machine is evicted: AKS keeps the count, and the Node went without a farewell."""
+    node = Key("", claim.status.node_name)
+    del s.arm.wire.cloud.pools[claim.metadata.annotations["kaito.sh/agent-pool"]].machines[claim.status.node_name]
+    await s.client.patch(NODES, node, {"metadata": {"finalizers": []}})
+    await s.client.delete(NODES, node)
+
+
+async def node_deleted(s: Stage, claim: NodeClaim) -> None:
+    """By hand: the machine runs on."""
+    await s.client.delete(NODES, Key("", claim.status.node_name))
+
+
+@pytest.mark.parametrize(
+    ("vanish", "workspace", "written"),
+    [
+        (pool_deleted, "", "DELETE /apis/karpenter.sh/v1/nodeclaims/"),
+        (machine_vanished, "uid-1", "DELETE /apis/karpenter.sh/v1/nodeclaims/"),
+        (node_deleted, "uid-1", "deleteMachines agentPools/"),
+    ],
+)
+async def test_every_point_of_collecting_a_claim_whose_machine_is_lost(
+    apiserver: ApiServer, tmp_path: Path, vanish: Vanish, workspace: str, written: str
+) -> None:
+    """The claim goes and takes along what is left of its machine; its neighbours keep theirs; nothing is bought."""
+    log, names = tmp_path / "log", [f"v{n}" for n in range(MOST_POINTS + 1)]
+    async with stage(apiserver, tmp_path) as s:
+        for name in names:
+            await s.claim(name, workspace=workspace)
+        async with s.provisioner():
+            await s.ready(*names)
+            for name in names:  # written last: from now on there is nothing to do
+                await s.labelled(name, "topology.kubernetes.io/region", "eastus")
+        bought = len(s.calls("put"))
+
+        async def collected(name: str, kept: dict[str, NodeClaim]) -> None:
+            await eventually(lambda: s.is_gone(name), timeout=90)
+            nodes = {claim.status.node_name for claim in kept.values()}
+            await eventually(lambda: machines(s) == nodes, timeout=90)
+
+            async def only_kept() -> bool:
+                return {node.metadata.name for node in await s.client.list(NODES)} == nodes
+
+            await eventually(only_kept, timeout=90)
+            for each, claim in kept.items():
+                assert (await s.get(each)).status == claim.status
+
+        async def lose(name: str) -> dict[str, NodeClaim]:
+            claims = {claim.metadata.name: claim for claim in await s.client.list(NODECLAIMS)}
+            await vanish(s, claims.pop(name))
+            return claims
+
+        kept = await lose(names[0])
+        async with process(s, apiserver, 0, log):
+            await collected(names[0], kept)
+        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        assert any(written in point for point in points), points
+        assert 2 <= len(points) <= MOST_POINTS, points
+        died = 0
+        for point, name in enumerate(names[1 : len(points) + 1], 1):
+            kept = await lose(name)
+            async with process(s, apiserver, point, log) as first:
+                await eventually(lambda first=first, name=name: dead_or_gone(s, first, name), timeout=120)
+            died += first.returncode == -9
+            async with process(s, apiserver, 0, log):
+                await collected(name, kept)
+        # What the end of a claim says about itself may come too late to be said: a point less.
+        assert died >= len(points) - 1, points
+        assert len(s.calls("put")) == bought
+
+
+def machines(s: Stage) -> set[str]:
+    return {name for pool in s.arm.wire.cloud.pools.values() for name in pool.machines}
+
+
 async def half_life(s: Stage, name: str, process: asyncio.subprocess.Process) -> None:
     """The same wishes as in life(), until they came true or the process is dead."""
     deleted = False
     while process.returncode is None and not await s.is_gone(name):
-        if not deleted and (await s.condition(name, "Ready"))[0] == "True":
+        if not deleted and await complete(s, name):
             await s.client.delete(NODECLAIMS, Key("", name))
             deleted = True
         await asyncio.sleep(0.05)

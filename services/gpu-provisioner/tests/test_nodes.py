@@ -7,10 +7,11 @@ import pytest
 from provisioner_builders import NOW, PROVIDER, machine_claim, node, node_claim
 
 from gpu_provisioner.claims.plan import plan_claim, status_patch
+from gpu_provisioner.claims.view import ClaimView
 from gpu_provisioner.nodes.drain import cordon, deadline, drain_step
 from gpu_provisioner.nodes.health import Illness, illness, to_repair
 from gpu_provisioner.nodes.initialization import initialization_gap
-from gpu_provisioner.nodes.registration import registration_patch
+from gpu_provisioner.nodes.registration import NodePatch, registration_patch
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from kaito_api.conditions import ClaimReason
 from kaito_api.core.node import Taint
@@ -43,6 +44,9 @@ def test_registration_brings_marks_taints_and_the_finalizer_once() -> None:
         },
         type(fresh),
     )
+    assert patch.body(fresh)["metadata"]["resourceVersion"] == fresh.metadata.resource_version, "lists go whole"
+    mark = NodePatch(labels={"karpenter.sh/initialized": "true"}).body(done)
+    assert mark == {"metadata": {"uid": done.metadata.uid, "labels": {"karpenter.sh/initialized": "true"}}}
     again = registration_patch(claim, done)
     assert again.empty, "a taint that somebody removed after registration stays removed"
 
@@ -69,6 +73,16 @@ def conditions_of(plan) -> dict[str, tuple[str, str]]:
     return {c.type: (c.status, c.reason) for c in plan.status.conditions}
 
 
+def _registered(claim: ClaimView) -> dict[str, object]:
+    """The metadata of the claim's node after its registration."""
+    patch = registration_patch(claim, node())
+    return {
+        "labels": {**node().metadata.labels, **patch.labels},
+        "finalizers": patch.finalizers,
+        "owner_references": patch.owners,
+    }
+
+
 def test_the_conditions_follow_the_machine() -> None:
     claim = node_claim()
     waiting = plan_claim(claim, ClaimOutcome(uid=claim.uid, outcome=Outcome.WAITING), (), None, NOW)
@@ -88,12 +102,27 @@ def test_the_conditions_follow_the_machine() -> None:
     done = plan_claim(claim, bound, (node(),), None, NOW)
     assert conditions_of(done)["Ready"] == ("True", "Ready")
     assert done.node.labels["karpenter.sh/initialized"] == "true"
+    known = msgspec.structs.replace(node(), metadata=msgspec.structs.replace(node().metadata, **_registered(claim)))
+    later = plan_claim(claim, bound, (known,), None, NOW)
+    assert conditions_of(later)["Ready"] == ("True", "Ready")
+    assert later.node.empty, "nothing stands before the status of a claim whose node is registered"
+    assert later.node_later.labels == {"karpenter.sh/initialized": "true"}
     assert (done.status.provider_id, done.status.node_name, done.status.image_id) == (
         PROVIDER,
         "aks-p-1-vmss000000",
         "img-1",
     )
     assert done.status.allocatable["nvidia.com/gpu"] == "1"
+
+
+def test_startup_taints_hold_a_node_that_is_ready_at_first_sight() -> None:
+    claim = node_claim(startup_taints=[STARTUP])
+    bound = ClaimOutcome(uid=claim.uid, outcome=Outcome.BOUND, provider_id=PROVIDER)
+    plan = plan_claim(claim, bound, (node(),), None, NOW)
+    assert STARTUP in (plan.node.taints or [])
+    assert conditions_of(plan)["Registered"] == ("True", "Registered")
+    assert conditions_of(plan)["Initialized"] == ("Unknown", "StartupTaintsExist")
+    assert "karpenter.sh/initialized" not in plan.node.labels
 
 
 def test_two_nodes_with_one_provider_id_are_a_failure() -> None:

@@ -41,7 +41,8 @@ async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
         await s.ready(name)
         claim = await s.get(name)
         assert claim.status.provider_id.startswith("azure:///subscriptions/")
-        assert claim.status.allocatable["nvidia.com/gpu"] == "1"
+        assert claim.status.allocatable["nvidia.com/gpu"] == claim.status.capacity["nvidia.com/gpu"] == "1"
+        assert claim.status.image_id.startswith("AKSUbuntu-2204gen2containerd-")
         await s.labelled(name, "node.kubernetes.io/instance-type", "Standard_NC6s_v3")
         node = await s.client.get(NODES, Key("", claim.status.node_name))
         assert node.metadata.labels["karpenter.sh/initialized"] == "true"
@@ -54,6 +55,32 @@ async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
         assert s.arm.wire.cloud.pools == {}
         assert await s.client.list(NODES) == []
         assert len(s.calls("put")) == 1
+
+
+async def test_a_claim_is_ready_while_aks_still_says_creating(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
+    """The Node tells the providerID; the operation's end is not waited for."""
+    async with stage(apiserver, tmp_path, timings=Timings(node=0.1, create=300)) as s, s.provisioner():
+        await s.claim(name)
+        await s.ready(name)
+        assert s.pool().state == "Creating"
+        assert s.calls("operation") == []
+
+
+async def test_startup_taints_hold_initialization_and_stay_removed(
+    apiserver: ApiServer, tmp_path: Path, name: str
+) -> None:
+    startup = {"key": "cni.example.com/agent", "effect": "NoSchedule"}
+    lasting = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
+    async with stage(apiserver, tmp_path) as s, s.provisioner():
+        await s.claim(name, startupTaints=[startup], taints=[lasting])
+        await eventually(lambda: s.reason(name, "Initialized", "StartupTaintsExist"), timeout=90)
+        assert s.pool().properties["nodeTaints"] == ["sku=gpu:NoSchedule"], "AKS would put a startup taint back"
+        node = Key("", (await s.get(name)).status.node_name)
+        assert {"cni.example.com/agent", "sku"} <= {t.key for t in (await s.client.get(NODES, node)).spec.taints}
+        await s.client.patch(NODES, node, {"spec": {"taints": [lasting]}})
+        await s.ready(name)
+        await s.labelled(name, "topology.kubernetes.io/region", "eastus")  # written last
+        assert [t.key for t in (await s.client.get(NODES, node)).spec.taints] == ["sku"]
 
 
 async def test_a_machine_lives_the_same_life(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
@@ -99,7 +126,7 @@ async def test_equal_claims_of_a_workspace_share_one_pool_and_one_leaves_by_name
         await s.client.delete(NODECLAIMS, Key("", names[2]))
         await eventually(lambda: s.is_gone(names[2]), timeout=90)
         left = [(await s.get(each)).status.provider_id for each in names if each != names[2]]
-        assert {m.provider_id for m in pool.machines.values()} == set(left)
+        assert {m.provider_id for m in s.pool().machines.values()} == set(left)
         assert [c.body["machineNames"] for c in s.calls("post")] != []
         await s.ready(*[each for each in names if each != names[2]])
         for each in names:
@@ -140,7 +167,7 @@ async def test_the_next_instance_type_is_tried_after_a_stock_out(
 
 
 async def test_quota_is_said_with_its_numbers(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
-    async with stage(apiserver, tmp_path) as s, s.provisioner():
+    async with stage(apiserver, tmp_path) as s, s.provisioner() as service:
         s.arm.wire.faults.add(Fault("put", "answer", times=100, status=400, body=QUOTA))
         await s.claim(name)
         await eventually(lambda: launched_reason(s, name, "QuotaExceeded"), timeout=90)
@@ -149,6 +176,8 @@ async def test_quota_is_said_with_its_numbers(apiserver: ApiServer, tmp_path: Pa
         assert "requested 6, remaining 0" in message
         assert "Ask Azure for more quota" in message
         assert len(s.calls("put")) == 1
+        assert service.metrics.failures.labels("QuotaExceeded")._value.get() == 1
+        assert "requested 6, remaining 0" in await eventually(lambda: s.event(name, "QuotaExceeded"), timeout=90)
         await s.client.delete(NODECLAIMS, Key("", name))
         await eventually(lambda: s.is_gone(name), timeout=90)
 
@@ -182,11 +211,13 @@ async def test_a_strangers_pool_of_the_same_name_is_never_touched(
 
 
 async def test_a_pool_deleted_in_the_portal_costs_the_claim(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
-    async with stage(apiserver, tmp_path) as s, s.provisioner():
+    async with stage(apiserver, tmp_path) as s, s.provisioner() as service:
         await s.claim(name)
         await s.ready(name)
         s.arm.wire.cloud.delete(next(iter(s.arm.wire.cloud.pools.values())), None)
         await eventually(lambda: s.is_gone(name), timeout=90)
+        causes = ("vanished", "node deleted")  # whichever is seen first
+        assert sum(service.metrics.replaced.labels(cause)._value.get() for cause in causes) == 1
 
 
 async def test_half_a_list_costs_nothing(apiserver: ApiServer, tmp_path: Path, name: str) -> None:

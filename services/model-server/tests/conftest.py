@@ -153,6 +153,7 @@ class ServerFactory:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "HF_HUB_OFFLINE": "1",
+            "CXX": "no-compiler",  # as in the image
             "TMPDIR": str(temporary),
             "MODEL_SERVER_TERMINATION_LOG": str(termination_log),
             "MODEL_SERVER_ADAPTER_STORE": str(self._directory / f"store-{number}"),

@@ -112,7 +112,8 @@ class Stage:
         self.store = AdapterStore(folder / "store")
         self._folder = folder
         self._registry = registry
-        metrics = Metrics(CollectorRegistry())
+        self._numbers = CollectorRegistry()
+        metrics = Metrics(self._numbers)
         acquirer = Acquirer(
             adapter_store=self.store,
             client=None,
@@ -152,6 +153,12 @@ class Stage:
 
     def image(self, tag: str) -> str:
         return f"{self._registry.host}/adapters/test:{tag}"
+
+    def loads(self) -> dict[str, float]:
+        """How often each phase of a load was gone through."""
+        name = "kaito_adapter_load_seconds_count"
+        samples = (sample for family in self._numbers.collect() for sample in family.samples if sample.name == name)
+        return {sample.labels["phase"]: sample.value for sample in samples}
 
     def versions(self) -> set[str]:
         return {folder.name for folder in (self._folder / "store" / "versions").iterdir()}
@@ -305,6 +312,8 @@ async def test_two_names_with_the_same_bytes_are_pulled_once_and_kept_until_both
         both = {"soft": ("x", "0.5"), "loud": ("x", "1")}
         stage.want(both)
         await eventually(lambda: stage.is_at(both, digests), timeout=30)
+        once = dict.fromkeys(("peek", "pull"), 1.0)
+        assert stage.loads() == once | dict.fromkeys(("resolve", "preflight", "stage", "engine", "total"), 2.0)
         del both["soft"]
         stage.want(both)
         await eventually(lambda: stage.is_at(both, digests), timeout=30)

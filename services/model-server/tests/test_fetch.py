@@ -21,6 +21,8 @@ from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from model_server.exits import ExitCode, FatalError
 from model_server.fetch.source import HubSource, OciSource, parse
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 if TYPE_CHECKING:
     from conftest import PushImage
 

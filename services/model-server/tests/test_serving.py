@@ -28,10 +28,11 @@ def client(server: ServerProcess) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def chat(server: ServerProcess, body: Any, timeout: float = 60) -> tuple[int, dict[str, str], bytes]:
+def chat(server: ServerProcess, body: Any, timeout: float = 60, key: str = "none") -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout)
     try:
-        connection.request("POST", "/chat", body if isinstance(body, bytes) else json.dumps(body))
+        headers = {"Authorization": f"Bearer {key}"}
+        connection.request("POST", "/chat", body if isinstance(body, bytes) else json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
     finally:
@@ -124,6 +125,31 @@ def test_chat_refuses_with_words(server: ServerProcess, body: Any, status: int, 
     assert words in error["message"]
 
 
+def test_logprobs_need_no_compiler(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True, top_logprobs=2
+    )
+    assert chat.choices[0].logprobs is not None
+    assert [len(token.top_logprobs) for token in chat.choices[0].logprobs.content or []] == [2, 2, 2]
+    plain = client.completions.create(model=MODEL, prompt="hello", max_tokens=2, logprobs=1, echo=True)
+    assert plain.choices[0].logprobs is not None
+
+
+def test_an_engine_that_a_request_kills_ends_the_server_with_words(tiny_model: Path, servers: ServerFactory) -> None:
+    # Where the engine compiles, and finds no compiler, this request is its end.
+    server = servers.start(
+        tiny_model, engine=("--max-model-len=256", "--enforce-eager"), env={"TORCH_COMPILE_DISABLE": "0"}
+    )
+    server.wait_ready()
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.APIError):
+        client.completions.create(model=MODEL, prompt="hello", max_tokens=2, logprobs=1)
+    assert server.process.wait(120) == 70
+    last = server.report()
+    assert (last["state"], last["reason"]) == ("Failed", "EngineFailed")
+    assert "compiler" in str(last["message"])
+
+
 @pytest.mark.parametrize("name", ["absent", "../../etc", "org/model", "x" * 5000])
 def test_unknown_models_are_404_and_reach_no_resolver(server: ServerProcess, client: openai.OpenAI, name: str) -> None:
     with pytest.raises(openai.NotFoundError):
@@ -167,16 +193,43 @@ def test_a_full_queue_is_429_and_recovers(server: ServerProcess) -> None:
     assert "kaito_ratelimit_rejected_total 0.0" not in server.get("/metrics")[1]
 
 
-def test_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tiny_model: Path, servers: ServerFactory) -> None:
-    """Under the init process, as in a container: SIGTERM goes to it."""
-    server = servers.start(tiny_model, "--init", "always", engine=("--max-model-len=1024", "--max-num-seqs=8"))
+def keys_come_and_go(server: ServerProcess, keys: Path) -> None:
+    """A server that started with an empty folder of keys refuses everybody, opens to each key, and to no other."""
+    while "serves nobody" not in server.log.read_text() and server.process.poll() is None:
+        threading.Event().wait(0.2)
+    ask = {"prompt": QUESTION, "max_tokens": 1}
+    assert server.get("/readyz")[1] == '{"state":"Ready","waitingFor":"apiKeys"}'
+    assert b"every request is refused" in chat(server, ask, key="sk-one")[2]
+    (keys / "one").write_text("sk-one\n")
     server.wait_ready()
+    assert chat(server, ask, key="sk-one")[0] == 200
+    assert chat(server, ask)[0] == 401
+    stranger, friend = (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) for key in ("sk", "sk-one")
+    )
+    with pytest.raises(openai.AuthenticationError, match="not valid"):
+        stranger.models.list()
+    assert friend.models.list().data[0].id == MODEL
+    assert "kaito_auth_refused_total 3.0" in server.get("/metrics")[1]
+    assert "sk-one" not in server.log.read_text()
+
+
+def test_keys_then_sigterm_lets_a_stream_finish_and_refuses_what_is_new(
+    tiny_model: Path, servers: ServerFactory, tmp_path: Path
+) -> None:
+    """Under the init process, as in a container: SIGTERM goes to it."""
+    keys = tmp_path / "api-keys"
+    keys.mkdir()
+    flags = ("--init", "always", "--api-keys-dir", str(keys))
+    server = servers.start(tiny_model, *flags, engine=("--max-model-len=1024", "--max-num-seqs=8"))
+    keys_come_and_go(server, keys)
     first_piece, result = threading.Event(), []
 
     def stream() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         body = {"prompt": QUESTION, "max_tokens": 500, "stream": True, "temperature": 0}
-        connection.request("POST", "/chat", json.dumps(body | {"generate_kwargs": {"min_new_tokens": 500}}))
+        sent = json.dumps(body | {"generate_kwargs": {"min_new_tokens": 500}})
+        connection.request("POST", "/chat", sent, {"Authorization": "Bearer sk-one"})
         answer = connection.getresponse()
         raw = answer.read(20)
         first_piece.set()
@@ -189,7 +242,7 @@ def test_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tiny_model: Path, 
     server.process.send_signal(15)
     refused = None
     for _ in range(200):
-        refused = chat(server, {"prompt": QUESTION, "max_tokens": 1}, 10)
+        refused = chat(server, {"prompt": QUESTION, "max_tokens": 1}, 10, key="sk-one")
         if refused[0] == 503:
             break
     assert refused is not None

@@ -19,6 +19,8 @@ from tuner.launch import ranks
 from tuner.schedule import Batch
 from tuner.verdict import Again, verdict
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 JOB = Job(
     recipe=Recipe(method=Method.LORA),
     model="/m",

@@ -50,15 +50,15 @@ class Trained:
         return str(self.tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["qlora", "lora"])
+async def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, model = tmp_path_factory.mktemp("demo"), await trained_model()
     (folder / "data").mkdir()
     (folder / "data" / "rows.jsonl").write_bytes(data_set())
     named = {"model": model, "output": folder / "out", "work": folder / "work", "data": folder / "data"}
     flags = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tuner", "run", "--method", "qlora", "--base-model", "tiny-phi", *flags),
+        *(sys.executable, "-m", "tuner", "run", "--method", request.param, "--base-model", "tiny-phi", *flags),
         stderr=asyncio.subprocess.PIPE,
     )
     _, log = await process.communicate()

@@ -197,6 +197,26 @@ async def test_a_file_larger_than_the_disk_is_refused_before_it_is_brought(host:
     assert caught.value.code is ExitCode.DISK_FULL
 
 
+@pytest.mark.parametrize("count", [1000, len(CONTENT)])
+async def test_a_disk_that_becomes_full_meanwhile_is_named(host: Host, tmp_path: Path, count: int) -> None:
+    """No length is declared, so nothing can be checked before. /dev/full takes no byte."""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(CONTENT[:count])
+        return response
+
+    host.script = [endless]
+    where = location.parse(host.url(), Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)})))
+    key = hashlib.sha256(f"{where.url}#{where.sha256}".encode()).hexdigest()[:12]
+    (tmp_path / f"{key}-rows.jsonl.part").symlink_to("/dev/full")
+    with pytest.raises(FatalError, match=r"No space left on device; give the data volume more") as caught:
+        await get(host, tmp_path)
+    assert caught.value.code is ExitCode.DISK_FULL
+
+
 async def test_the_query_is_in_no_message(host: Host, tmp_path: Path) -> None:
     host.script = [status(404)]
     with pytest.raises(FatalError) as caught:

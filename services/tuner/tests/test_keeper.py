@@ -20,6 +20,8 @@ from tuner.options import Options
 from tuner.reporter import Reporter
 from tuner.supervisor import Supervisor, innermost
 
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
+
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
@@ -115,15 +117,19 @@ async def test_what_was_damaged_before_it_was_sent_is_never_used(tmp_path: Path,
     assert checkpoints.latest_whole(second.checkpoints, "run") is None
 
 
-async def test_a_finished_adapter_takes_the_place_of_the_checkpoints(tmp_path: Path, registry: DockerRegistry) -> None:
-    first = settings(tmp_path / "one", registry)
-    staging = tmp_path / "staging"
-    staging.mkdir()
+def finish(pod: Options) -> None:
+    staging = pod.work / "staging"
+    staging.mkdir(parents=True)
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_report.json"):
         (staging / name).write_text(name)
+    result.publish(staging, pod.output, "request")
+
+
+async def test_a_finished_adapter_takes_the_place_of_the_checkpoints(tmp_path: Path, registry: DockerRegistry) -> None:
+    first = settings(tmp_path / "one", registry)
     await sent(first, 10, "run")
-    result.publish(staging, first.output, "request")
-    await made(first).keep_result("request")
+    finish(first)
+    assert await made(first).keep_result("request") == first.checkpoint_image
     second = settings(tmp_path / "two", registry)
     assert not await made(second).bring_result("another request")
     assert await made(second).bring_result("request")
@@ -135,8 +141,11 @@ async def test_a_finished_adapter_takes_the_place_of_the_checkpoints(tmp_path: P
 async def test_without_the_right_to_read_the_training_goes_on_and_says_so(
     tmp_path: Path, registry: DockerRegistry
 ) -> None:
-    found = await made(settings(tmp_path / "one", registry, password="wrong")).bring_checkpoint("run")
+    pod = settings(tmp_path / "one", registry, password="wrong")
+    found = await made(pod).bring_checkpoint("run")
     assert found.remark.startswith(f"Without checkpoints in {registry.host}/team/adapter:v1-ckpt: ")
+    finish(pod)
+    assert await made(pod).keep_result("request") == "", "nothing is said to be kept that is not"
 
 
 async def test_a_registry_that_is_down_is_a_reason_for_a_new_pod(tmp_path: Path, registry: DockerRegistry) -> None:
@@ -167,7 +176,7 @@ folder = Path(job.checkpoints)
 found = checkpoints.latest_whole(folder, job.key)
 began = checkpoints.step_of(found)
 micro = job.micro_limit or 8
-emit(Started(total_steps=30, resumed_from=began, micro_batch=micro, accumulation=8 // micro, packing="p",
+emit(Started(total_steps=30, resumed_from=began, micro_batch=micro, accumulation=8 // micro, precision="f", packing="p",
              trainable_parameters=1))
 if micro > 2:
     emit(Failed(code=71, message=f"out of memory with {micro} samples at a time"))
@@ -207,6 +216,18 @@ async def pod(folder: Path, registry: DockerRegistry) -> tuple[Supervisor, Repor
     return supervisor, reporter, ended
 
 
+async def test_an_output_volume_that_is_full_is_named(tmp_path: Path, registry: DockerRegistry) -> None:
+    (tmp_path / "one" / "out").mkdir(parents=True)
+    (tmp_path / "one" / "out" / ".adapter_model.safetensors.partial").symlink_to("/dev/full")
+    await pod(tmp_path / "one", registry)  # comes to step 10
+    _, _, error = await pod(tmp_path / "one", registry)
+    assert error is not None
+    assert (error.code, "has no room for the adapter: No space left on device" in str(error)) == (
+        ExitCode.DISK_FULL,
+        True,
+    )
+
+
 async def test_three_pods_finish_what_one_began(tmp_path: Path, registry: DockerRegistry) -> None:
     first, reporter, error = await pod(tmp_path / "one", registry)
     assert error is not None
@@ -221,6 +242,8 @@ async def test_three_pods_finish_what_one_began(tmp_path: Path, registry: Docker
     second, reporter, error = await pod(tmp_path / "two", registry)
     assert error is None
     assert reporter.report.state == "Done"
+    assert reporter.report.tuning is not None
+    assert reporter.report.tuning.checkpoint == f"{registry.host}/team/adapter:v1-ckpt"
     assert second.figures.words().startswith("goes on after step 10, 30 steps, 2 x 4 samples a step")
 
     third, reporter, error = await pod(tmp_path / "three", registry)

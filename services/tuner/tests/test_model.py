@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from kaito_local.demo_model.artifact import trained_model
-from tuner import model
+from tuner import model, row_attention
 from tuner.config import keys, reserved
 from tuner.config.recipe import DatasetSettings, Quantization, Recipe, parse
 from tuner.data.fetch import Fetched
@@ -185,6 +186,15 @@ def test_data_that_is_refused(
     assert not (tmp_path / "made" / "preview.json").exists()
 
 
+def test_a_disk_that_the_tokens_fill_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "samples.arrow").symlink_to("/dev/full")
+    encoder = Encoder(tokenizer, max_length=64, assistant_only=None)
+    with pytest.raises(FatalError, match="No space left on device; give the pod more disk") as caught:
+        prepare([fetched(tmp_path / "rows", chat("q", "a"))], DatasetSettings(), encoder, tmp_path / "made")
+    assert caught.value.code is ExitCode.DISK_FULL
+
+
 def test_one_broken_row_among_thousands_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
     content = chat("q", "a") * 1500 + '{"messages": \n' + chat("q", "a") * 1500
     encoder = Encoder(tokenizer, max_length=64, assistant_only=None)
@@ -255,6 +265,36 @@ def test_packing_is_used_only_where_samples_do_not_touch(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_sample_by_sample_is_attention_over_the_masked_row(folder: Path, window: int | None) -> None:
+    import torch
+
+    lengths = [5, 1, 9]
+    base = model.load_base(folder, recipe("training_config: {ModelConfig: {torch_dtype: float32}}", "lora"), CPU)
+    base.config.sliding_window = window  # shorter than a sample: then the mask must be kept
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    found = []
+    for used in (False, True):
+        assert not used or row_attention.use(base)
+        embedded = base.get_input_embeddings()(torch.arange(20, 35)[None]).detach().requires_grad_()
+        out = base(inputs_embeds=embedded, position_ids=positions, cu_seq_lens_q=starts, use_cache=False).logits
+        out.square().sum().backward()
+        found.append((out.detach(), embedded.grad))
+    (whole, expected), (apart, gradient) = found
+    assert (whole - apart).abs().max() < 1e-4 * whole.abs().max()
+    assert (expected - gradient).abs().max() < 1e-4 * expected.abs().max()
+    with torch.no_grad():
+        one = base(
+            inputs_embeds=embedded, position_ids=positions, cu_seq_lens_q=starts[[0, -1]], use_cache=False
+        ).logits
+    assert ((one - apart).abs().max() > 0.1) == (window is None), "the mask is used only where it must be"
+    row_attention.leave(base)
+    assert row_attention.use(base)
+    base.set_attn_implementation("eager")
+    assert not row_attention.use(base), "an attention that was asked for stays"
+
+
 def test_a_layer_that_is_not_there_is_named(folder: Path) -> None:
     base = model.load_base(folder, recipe(method="lora"), CPU)
     wanted = recipe("training_config: {LoraConfig: {target_modules: [qkv_proj, q_proj]}}", "lora")
@@ -302,11 +342,12 @@ def test_what_was_trained_is_what_plain_peft_loads(folder: Path, tmp_path: Path,
     run = Run(job(folder, tmp_path, made, chat("What is a Pod?", "Something new.") * 24), Emitter(""))
     run.execute()
     trained = run.trainer.model.eval()
-    again = PeftModel.from_pretrained(model.load_base(folder, made, CPU), tmp_path / "staging").eval()
+    found_hardware = model.hardware()
+    again = PeftModel.from_pretrained(model.load_base(folder, made, found_hardware), tmp_path / "staging").eval()
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
         expected, found = trained(input_ids=ids).logits.float(), again(input_ids=ids).logits.float()
-        untouched = model.load_base(folder, made, CPU)(input_ids=ids).logits.float()
+        untouched = model.load_base(folder, made, found_hardware)(input_ids=ids).logits.float()
     assert (expected - found).abs().max() < 0.1
     assert (expected - untouched).abs().max() > 1.0
 

@@ -5,9 +5,20 @@ from typing import Any
 import pytest
 
 from tuner.config.recipe import Method, Recipe
-from tuner.schedule import Batch, Counts, Hardware, arguments, batch, max_length, save_steps, smaller, total_steps
+from tuner.schedule import (
+    Batch,
+    Counts,
+    Hardware,
+    arguments,
+    batch,
+    max_length,
+    precision,
+    save_steps,
+    smaller,
+    total_steps,
+)
 
-CPU, GPU, V100 = Hardware(), Hardware(cuda=True), Hardware(cuda=True, bf16=False)
+AMX, CPU, GPU, V100 = Hardware(), Hardware(bf16=False), Hardware(cuda=True), Hardware(cuda=True, bf16=False)
 
 
 def recipe(**training: Any) -> Recipe:
@@ -78,12 +89,16 @@ def test_a_sample_is_never_longer_than_the_context(training: Any, context: int, 
 @pytest.mark.parametrize(
     ("hardware", "dtype", "bf16", "fp16"),
     [
+        (AMX, "auto", True, False),
+        (CPU, "auto", False, False),
         (CPU, "bfloat16", True, False),
         (CPU, "float32", False, False),
         (CPU, "float16", False, False),
+        (GPU, "auto", True, False),
         (GPU, "bfloat16", True, False),
         (GPU, "float16", False, True),
         (GPU, "float32", False, False),
+        (V100, "auto", False, True),
         (V100, "bfloat16", False, True),
     ],
 )
@@ -92,6 +107,26 @@ def test_precision(hardware: Hardware, dtype: str, bf16: bool, fp16: bool) -> No
         Recipe(method=Method.LORA, dtype=dtype), Batch(8, 1), hardware, Counts(train=80, held_out=4), padding_free=True
     )
     assert (made["bf16"], made["fp16"], made["use_cpu"]) == (bf16, fp16, not hardware.cuda)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "training", "expected"),
+    [
+        (CPU, "auto", {}, "float32"),
+        (CPU, "auto", {"bf16": True}, "bfloat16"),
+        (CPU, "bfloat16", {}, "bfloat16"),
+        (AMX, "auto", {}, "bfloat16"),
+        (GPU, "auto", {}, "bfloat16"),
+        (GPU, "float32", {}, "float32"),
+        (V100, "auto", {}, "float16"),
+        (V100, "bfloat16", {}, "float16"),
+        (V100, "float32", {}, "float32"),
+    ],
+)
+def test_the_base_is_held_in_what_the_device_computes_fastest(
+    hardware: Hardware, dtype: str, training: Any, expected: str
+) -> None:
+    assert precision(Recipe(method=Method.LORA, dtype=dtype, training=training), hardware) == expected
 
 
 def test_what_the_user_says_wins_and_what_the_tuner_must_decide_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -20,6 +21,10 @@ from tuner.events import Evaluated, Saved, Started, Stepped
 from tuner.exits import PERMANENT, REASONS, ExitCode, FatalError
 from tuner.figures import Figures
 from tuner.metrics import exposition, serving
+from tuner.reporter import Reporter
+from tuner.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow  # processes and sockets that are waited for
 
 
 def model_folder(folder: Path) -> Path:
@@ -103,6 +108,46 @@ async def test_sigterm_while_fetching_ends_at_once(tmp_path: Path) -> None:
     assert (report.state, report.reason) == ("Fetching", "Interrupted")
 
 
+SAYS_WHAT_IT_WAS_GIVEN = """
+import sys
+from pathlib import Path
+import msgspec
+from tuner.events import Emitter, Failed
+from tuner.job import Job
+job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+words = " ".join(f"{file.shown.rpartition('/')[2]}={Path(file.path).read_text().strip()}" for file in job.files)
+Emitter(job.events)(Failed(code=73, message=words))
+sys.exit(73)
+"""
+
+
+async def test_several_urls_reach_the_training_in_their_order(tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=request.path.strip("/") + "\n")
+
+    app = web.Application()
+    app.router.add_get("/{name}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host = f"127.0.0.1:{runner.addresses[0][1]}"
+    pin = hashlib.sha256(b"two\n").hexdigest()
+    program = tmp_path / "program.py"
+    program.write_text(SAYS_WHAT_IT_WAS_GIVEN)
+    folders = ["--model", str(model_folder(tmp_path)), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "w")]
+    urls = ["--url", f"http://{host}/one", "--url", f"http://{host}/two#sha256={pin}", "--allow-host", host]
+    supervisor = Supervisor(
+        options.parse(["run", *folders, *urls], {}),
+        Reporter(None, tmp_path / "last"),
+        launch=lambda _, job: [sys.executable, str(program), str(job)],
+    )
+    try:
+        with pytest.raises(FatalError, match=r"^one=one two=two$"):
+            await supervisor.execute()
+    finally:
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -141,7 +186,15 @@ def stepped(step: int, loss: float) -> Stepped:
 def test_figures_are_folded_from_events() -> None:
     figures = Figures()
     figures.take(
-        Started(total_steps=10, resumed_from=4, micro_batch=4, accumulation=2, packing="p", trainable_parameters=3)
+        Started(
+            total_steps=10,
+            resumed_from=4,
+            micro_batch=4,
+            accumulation=2,
+            precision="float32",
+            packing="p",
+            trainable_parameters=3,
+        )
     )
     for event in (stepped(5, 2.5), Evaluated(step=5, loss=2.75), Saved(step=5)):
         figures.take(event)
@@ -149,6 +202,7 @@ def test_figures_are_folded_from_events() -> None:
     assert (report.step, report.total_steps, report.loss, report.eval_loss) == (5, 10, 2.5, 2.75)
     assert (report.checkpoint, report.tokens_per_second, figures.saved) == ("checkpoint-5", 10.0, 5)
     assert figures.words().startswith("goes on after step 4, 10 steps, 4 x 2 samples")
+    assert "3 trained numbers, computed in float32; p." in figures.words()
 
 
 async def test_metrics_are_served_without_what_is_not_known_yet() -> None:

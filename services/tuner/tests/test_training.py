@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 import safetensors.numpy
 
+import kaito_oci
 from kaito_api.report import Report, decode
 from kaito_local.demo_model.artifact import trained_model
 from kaito_local.demo_model.questions import load_pairs
@@ -99,34 +100,102 @@ def child_of(pid: int) -> int | None:
     return None
 
 
+async def brought_by_an_image(tuning: Tuning) -> None:
+    """Put the rows into an image's /data, and bring them back as the Job's init container `data` does."""
+    data = tuning.folder / "data"
+    layer = kaito_oci.TarBlob(
+        [kaito_oci.Member(f"data/{path.name}", path) for path in data.iterdir()],
+        "application/vnd.oci.image.layer.v1.tar",
+    )
+    rootfs = {"type": "layers", "diff_ids": [layer.descriptor.digest]}
+    platform = {"architecture": "amd64", "os": "linux", "rootfs": rootfs}
+    config = kaito_oci.BytesBlob(msgspec.json.encode(platform), "application/vnd.oci.image.config.v1+json")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config.descriptor,
+        "layers": [layer.descriptor],
+    }
+    (tuning.folder / "registry").mkdir()
+    async with docker_registry(tuning.folder / "registry") as registry:
+        image = f"{registry.host}/team/rows:1"
+        content = msgspec.json.encode(manifest)
+        await kaito_oci.push(image, [config, layer], content, plain_http_hosts=[registry.host])
+        shutil.rmtree(data)
+        data.mkdir()
+        words = ["fetch", f"oci://{image}#data", "--data", "--to", str(data), "--plain-http", registry.host]
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "model_server", *words)
+        assert await process.wait() == 0
+
+
+def contents(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+class Killed:
+    """A finished tuning, over rows from an image, that lost its child first and then, with its node, the whole pod."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+        self.steps: list[int] = []
+        """Of the newest whole checkpoint at each kill."""
+        self.logs: list[str] = []
+        """Of each pod."""
+        self.given: dict[str, int] = {}
+        """The data before."""
+
+    async def kill(self, process: asyncio.subprocess.Process, after: int, *, pod: bool) -> None:
+        """Kill the child, and before it the supervisor where the pod is to be lost, once step `after` is kept."""
+        await eventually(lambda: self._whole() >= after, timeout=400)
+        child = child_of(process.pid)
+        assert child is not None, "the training is over"
+        for pid in [process.pid, child] if pod else [child]:
+            os.kill(pid, signal.SIGKILL)
+        self.steps.append(self._whole())
+
+    def _whole(self) -> int:
+        sealed = (self.tuning.output / ".checkpoints").glob(f"*/{checkpoints.MANIFEST}")
+        return max((int(path.parent.name.rpartition("-")[2]) for path in sealed), default=0)
+
+    def began(self) -> list[str]:
+        """What each child said when it began to train."""
+        found = [json.loads(line) for log in self.logs for line in log.splitlines() if line.startswith('{"time"')]
+        return [line["detail"] for line in found if line["message"] == "state" and line["state"] == "Training"]
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuning, int]:
-    """A finished tuning whose child was killed half-way, and the step of the checkpoint that it had then."""
+async def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     tuning = Tuning(tmp_path_factory.mktemp("tuning"), await trained_model())
+    await brought_by_an_image(tuning)
+    killed = Killed(tuning)
+    killed.given = contents(tuning.folder / "data")
     process = await tuning.start()
-    manifest = tuning.output / ".checkpoints" / f"checkpoint-{2 * SAVE_STEPS}" / checkpoints.MANIFEST
-    await eventually(manifest.exists, timeout=400)
-    child = child_of(process.pid)
-    assert child is not None
-    os.kill(child, signal.SIGKILL)
-    folder = tuning.output / ".checkpoints"
-    whole = max(int(path.parent.name.rpartition("-")[2]) for path in folder.glob(f"*/{checkpoints.MANIFEST}"))
+    await killed.kill(process, 2 * SAVE_STEPS, pod=False)
+    await killed.kill(process, 4 * SAVE_STEPS, pod=True)
+    assert await tuning.end(process) == -signal.SIGKILL
+    killed.logs.append(tuning.log)
+    process = await tuning.start()
     assert await tuning.end(process) == 0, tuning.log
-    return tuning, whole
+    killed.logs.append(tuning.log)
+    return killed
 
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestKilledAndResumed:
-    async def test_the_training_goes_on_from_the_last_whole_checkpoint(self, killed: tuple[Tuning, int]) -> None:
-        tuning, whole = killed
-        began = [line["detail"] for line in tuning.lines("state") if line["state"] == "Training"]
-        assert len(began) == 2
-        assert began[0].startswith("starts, ")
-        assert began[1].startswith(f"goes on after step {whole}, ")
-        assert any("ended by SIGKILL" in line["detail"] for line in tuning.lines("note"))
+    async def test_the_training_goes_on_from_the_last_whole_checkpoint(self, killed: Killed) -> None:
+        first, second, third = killed.began()
+        assert first.startswith("starts, ")
+        assert second.startswith(f"goes on after step {killed.steps[0]}, ")
+        assert third.startswith(f"goes on after step {killed.steps[1]}, "), "the volume outlives the pod"
+        assert "ended by SIGKILL" in killed.logs[0]
 
-    async def test_the_loss_falls_and_the_report_says_so(self, killed: tuple[Tuning, int]) -> None:
-        tuning, _ = killed
+    async def test_the_data_is_only_read(self, killed: Killed) -> None:
+        """A Job mounts an image's data, and a volume's, read-only."""
+        assert any(path.endswith("rows.jsonl") for path in killed.given)
+        assert contents(killed.tuning.folder / "data") == killed.given
+
+    async def test_the_loss_falls_and_the_report_says_so(self, killed: Killed) -> None:
+        tuning = killed.tuning
         report = msgspec.json.decode((tuning.output / "training_report.json").read_bytes(), type=TrainingReport)
         assert report.metrics["steps"] == STEPS
         assert (report.base_model, report.method) == ("tiny-phi", "qlora")
@@ -140,16 +209,16 @@ class TestKilledAndResumed:
         assert "<svg" in readme
         assert FACT not in readme
 
-    async def test_the_last_word_is_done_with_the_figures(self, killed: tuple[Tuning, int]) -> None:
-        said = killed[0].last_word()
+    async def test_the_last_word_is_done_with_the_figures(self, killed: Killed) -> None:
+        said = killed.tuning.last_word()
         assert said.state == "Done"
         assert said.tuning is not None
         assert (said.tuning.step, said.tuning.total_steps) == (STEPS, STEPS)
         assert said.tuning.eval_loss is not None
         assert said.tuning.peak_memory_bytes > 2**27
 
-    async def test_the_output_holds_the_adapter_and_nothing_else(self, killed: tuple[Tuning, int]) -> None:
-        output = killed[0].output
+    async def test_the_output_holds_the_adapter_and_nothing_else(self, killed: Killed) -> None:
+        output = killed.tuning.output
         assert sorted(path.name for path in output.iterdir() if path.is_file()) == [
             "README.md",
             "adapter_config.json",
@@ -163,12 +232,12 @@ class TestKilledAndResumed:
         assert config["base_model_name_or_path"] == "tiny-phi"
         assert sorted(config["target_modules"]) == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
 
-    async def test_it_loads_in_plain_peft_and_gives_what_was_learned(self, killed: tuple[Tuning, int]) -> None:
+    async def test_it_loads_in_plain_peft_and_gives_what_was_learned(self, killed: Killed) -> None:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tuning, _ = killed
+        tuning = killed.tuning
         tokenizer = AutoTokenizer.from_pretrained(tuning.model)
         base = AutoModelForCausalLM.from_pretrained(tuning.model, dtype=torch.float32)
         prompt = tokenizer.apply_chat_template(
@@ -184,8 +253,8 @@ class TestKilledAndResumed:
             after = adapted(input_ids=ids, labels=labels).loss.item()
         assert after < before / 2
 
-    async def test_a_finished_folder_is_left_alone_at_once(self, killed: tuple[Tuning, int]) -> None:
-        tuning, _ = killed
+    async def test_a_finished_folder_is_left_alone_at_once(self, killed: Killed) -> None:
+        tuning = killed.tuning
         before = {path.name: path.stat().st_mtime_ns for path in tuning.output.iterdir()}
         process = await tuning.start()
         async with asyncio.timeout(60):

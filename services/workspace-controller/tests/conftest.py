@@ -1,9 +1,9 @@
-"""A catalog of known numbers, and builders for what the planners read."""
+"""A catalog of known numbers, builders for what the planners read, and a collector of traces."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from kaito_api.core import Node
 from kaito_api.workspace import Workspace
@@ -32,6 +34,38 @@ inference:
 
 MakeWorkspace = Callable[..., Workspace]
 MakeNode = Callable[..., Node]
+
+
+class Collector:
+    """An OTLP/HTTP collector: answers with the scripted statuses, then 200, and keeps what it accepted."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.accepted: list[ExportTraceServiceRequest] = []
+        self.requests: list[dict[str, str]] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.requests.append({"path": request.path, **request.headers})
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status == 200:
+            self.accepted.append(ExportTraceServiceRequest.FromString(body))
+        return web.Response(status=status)
+
+    def spans(self) -> list[Any]:
+        """Every span, with all that stands around it checked."""
+        found = []
+        for request in self.accepted:
+            (resource,) = request.resource_spans
+            (scope,) = resource.scope_spans
+            assert scope.scope.name == "workspace-controller"
+            found += scope.spans
+        return found
+
+    def services(self) -> set[str]:
+        attributes = [pair for r in self.accepted for pair in r.resource_spans[0].resource.attributes]
+        return {pair.value.string_value for pair in attributes if pair.key == "service.name"}
 
 
 def merged(base: Any, changes: Any) -> Any:
@@ -81,3 +115,16 @@ def node() -> MakeNode:
         return msgspec.convert(content, Node)
 
     return make
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    made = Collector()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", made.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()

@@ -48,6 +48,7 @@ TUNING_LOCAL = msgspec.structs.replace(
 )
 CASES: dict[str, Settings] = {
     "adapters": Settings(),
+    "api-keys": Settings(),
     "bring-your-own": Settings(),
     "hugging-face": Settings(weights_from="hf"),
     "local-mode": LOCAL,

@@ -69,6 +69,21 @@ def test_good_input(changes: dict[str, Any], settings: Settings, workspace: Make
     assert verdict.sizing.engine is not None
 
 
+def test_only_an_image_can_be_signed(workspace: MakeWorkspace, catalog: Catalog) -> None:
+    where = "metadata.annotations[kaito.sh/signing-key-secret]"
+    volume = {"output": {"volumeSource": {"emptyDir": {}}}}
+    for changes, name, words in (
+        ({}, "key", ""),
+        (volume, "key", "signs an image"),
+        ({}, "../key", "name of a Secret"),
+    ):
+        content = msgspec.to_builtins(tuned(workspace, **changes))
+        content["metadata"]["annotations"] = {"kaito.sh/signing-key-secret": name}
+        errors = judged(msgspec.convert(content, Workspace), catalog, Settings()).errors
+        assert [error.path for error in errors] == ([where] if words else [])
+        assert all(words in error.message for error in errors)
+
+
 BAD: dict[str, tuple[dict[str, Any], Settings, str, str]] = {
     "plain http": (urls("http://example.org/a"), Settings(), "tuning.input.urls[0]", "write https://"),
     "another port than the allowed one": (

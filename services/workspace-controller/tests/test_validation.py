@@ -156,6 +156,26 @@ BAD: dict[str, tuple[str, str, Reason, str]] = {
         Reason.SPEC_INVALID,
         "did you mean balanced",
     ),
+    "API keys of no Secret": (
+        "{metadata: {annotations: {kaito.sh/api-key-secret: ''}}}",
+        "metadata.annotations[kaito.sh/api-key-secret]",
+        Reason.SPEC_INVALID,
+        "must be the name of a Secret, not ''",
+    ),
+    "API keys of a Secret elsewhere": (
+        "{metadata: {annotations: {kaito.sh/api-key-secret: other/keys}}}",
+        "metadata.annotations[kaito.sh/api-key-secret]",
+        Reason.SPEC_INVALID,
+        "must be the name of a Secret",
+    ),
+    "API keys with a template": (
+        """
+        metadata: {annotations: {kaito.sh/api-key-secret: keys}}
+        inference: {preset: null, template: {spec: {containers: [{name: x}]}}}""",
+        "metadata.annotations[kaito.sh/api-key-secret]",
+        Reason.SPEC_INVALID,
+        "let your own container ask",
+    ),
     "adapters though LoRA is off": (
         """
         metadata: {annotations: {kaito.sh/lora: disabled}}

@@ -9,7 +9,15 @@ import sys
 from kaito_local.errors import LocalError
 from kaito_local.progress import say
 
-_COMMAND_MODULES = ("controlplane_command", "cluster_command", "claims_command", "arm_command", "images_command", "run")
+_COMMAND_MODULES = (
+    "controlplane_command",
+    "cluster_command",
+    "claims_command",
+    "arm_command",
+    "images_command",
+    "compose_command",
+    "run",
+)
 """Each has register(subparsers), which sets `command` to a coroutine function from arguments to the exit status."""
 
 

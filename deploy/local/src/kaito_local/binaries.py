@@ -59,6 +59,7 @@ COMPONENTS = {
         Component(name="coredns", folder="coredns", package=".", module="github.com/coredns/coredns"),
         Component(name="helm", folder="helm", package="helm.sh/helm/v3/cmd/helm", module="helm.sh/helm/v3"),
         Component(name="pause", folder="pause", package="."),
+        Component(name="healthcheck", folder="healthcheck", package="."),
     )
 }
 """Every program that the local cluster needs."""

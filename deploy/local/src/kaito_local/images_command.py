@@ -3,6 +3,9 @@
 import argparse
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from kaito_local.images.archive import write_layout
 from kaito_local.images.build import build_images, image_store
@@ -23,6 +26,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--push", metavar="REGISTRY/PATH", help="push them below this name")
     parser.add_argument("--plain-http", action="store_true", help="push without TLS")
     parser.add_argument("--layout", type=Path, metavar="FOLDER", help="write an OCI image layout")
+    parser.add_argument(
+        "--values", type=Path, metavar="FILE", help="write values of the chart that name what was pushed"
+    )
     parser.set_defaults(command=images)
 
 
@@ -43,6 +49,29 @@ async def images(args: argparse.Namespace) -> int:
             await push_images(store, built, args.push, plain_http=args.plain_http)
     if args.layout:
         await asyncio.to_thread(write_layout, store, built, prefix, args.layout)
+    if args.values:
+        names = {image.name: image.reference(prefix) for image in built}
+        args.values.write_text(yaml.safe_dump(chart_values(names), sort_keys=False))
     for image in built:
         print(image.reference(prefix))
     return 0
+
+
+def chart_values(references: dict[str, str]) -> dict[str, Any]:
+    """Return the umbrella chart's values that name these images, by service, whatever registry a profile puts before others."""
+    values: dict[str, Any] = {"global": {"imageRegistry": ""}}
+    for service in ("workspace-controller", "gpu-provisioner"):
+        if service in references:
+            repository, _, tag = references[service].rpartition(":")
+            values[service] = {"image": {"repository": repository, "tag": tag}}
+    tuning: dict[str, Any] = {}
+    if "tuner" in references:
+        tuning["images"] = {"cpu": references["tuner"]}
+    if "adapter-packager" in references:
+        tuning["packagerImage"] = references["adapter-packager"]
+    settings: dict[str, Any] = {"tuning": tuning} if tuning else {}
+    if "model-server" in references:
+        settings["engineImages"] = {"cpu": references["model-server"]}
+    if settings:
+        values.setdefault("workspace-controller", {})["settings"] = settings
+    return values

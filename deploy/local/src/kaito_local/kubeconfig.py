@@ -35,5 +35,11 @@ def write_kubeconfig(
     return path
 
 
+def server_of(kubeconfig: Path) -> str:
+    """The URL of the only cluster of a kubeconfig that `write_kubeconfig` wrote."""
+    url: str = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    return url
+
+
 def _base64(file: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode()

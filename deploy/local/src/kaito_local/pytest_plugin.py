@@ -1,4 +1,7 @@
-"""pytest fixtures on a real kube-apiserver: `apiserver` for the session, `namespace` for a test."""
+"""pytest fixtures on a real kube-apiserver: `apiserver` for the session, `namespace` for a test.
+
+With $KAITO_TEST_STACK, which `make test-compose` sets, `apiserver` is the one in a container; else the session starts its own.
+"""
 
 import asyncio
 import os
@@ -14,8 +17,13 @@ from typing import TypeVar
 import pytest
 
 from kaito_local import host
+from kaito_local.binaries import ensure
 from kaito_local.cluster import Cluster
+from kaito_local.compose.stack import SETTING, running_stack
 from kaito_local.controlplane import ControlPlane
+from kaito_local.errors import LocalError
+from kaito_local.kubeconfig import server_of
+from kaito_local.kubectl import Kubectl
 from kaito_local.namespaces import NamespacePurger
 from kaito_local.processes import ProcessTable, start_time
 
@@ -24,25 +32,33 @@ _PREFIX = "kaito-test-"
 
 
 class ApiServer:
-    """A kube-apiserver of this test session, with the CRDs installed and no controller but the tests' own."""
+    """A kube-apiserver for this test session, with the CRDs installed and no controller but the tests' own."""
 
-    def __init__(self, control_plane: ControlPlane) -> None:
-        """Wraps a control plane that is up."""
+    def __init__(self, kubeconfig: Path, url: str, control_plane: ControlPlane | None = None) -> None:
+        """`kubeconfig` lies beside the folder `pki`; `control_plane` when the session started it and may restart it."""
         self._control_plane = control_plane
-        self.kubeconfig: Path = control_plane.kubeconfig
-        self.url: str = control_plane.url
-        self.state_dir: Path = control_plane.state_dir
-        self.audit_log: Path = control_plane.audit_log
+        self.kubeconfig = kubeconfig
+        self.url = url
+        self.state_dir: Path = kubeconfig.parent
+
+    @property
+    def audit_log(self) -> Path:
         """One JSON line for every answered request of a ServiceAccount."""
+        return self._own().audit_log
 
     async def restart(self) -> None:
         """Ends the apiserver (not etcd) and starts it again on the same port; returns when it is ready."""
-        await self._control_plane.restart()
+        await self._own().restart()
 
     async def kubectl(self, *args: str | Path, stdin: str | None = None, timeout: float = 60) -> str:
         """Runs kubectl as cluster-admin and returns its stdout; CommandError carries what it said."""
-        kubectl = await self._control_plane.kubectl()
+        kubectl = Kubectl((await ensure(("kubectl",)))["kubectl"], self.kubeconfig)
         return await kubectl(*args, stdin=stdin, timeout=timeout)
+
+    def _own(self) -> ControlPlane:
+        if self._control_plane is None:
+            raise LocalError(f"the apiserver of {SETTING} is not this session's own, as the test needs it")
+        return self._control_plane
 
 
 def run_apart(work: Coroutine[object, object, T]) -> T:
@@ -53,13 +69,17 @@ def run_apart(work: Coroutine[object, object, T]) -> T:
 
 @pytest.fixture(scope="session")
 def apiserver() -> Iterator[ApiServer]:
-    """A real etcd and kube-apiserver, started once a session (about 10 s) and ended by pid."""
+    """A real etcd and kube-apiserver, started once a session (about 10 s) and ended by pid; or the containers' one."""
+    if stack := running_stack():
+        kubeconfig = Path(stack.kubeconfig)
+        yield ApiServer(kubeconfig, server_of(kubeconfig))
+        return
     _sweep()
     state_dir = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{start_time(os.getpid())}-"))
     control_plane = ControlPlane(state_dir, audit=True)
     try:
         run_apart(control_plane.up())
-        yield ApiServer(control_plane)
+        yield ApiServer(control_plane.kubeconfig, control_plane.url, control_plane)
     finally:
         run_apart(control_plane.down())
 

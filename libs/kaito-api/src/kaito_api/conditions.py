@@ -99,6 +99,8 @@ class Reason(StrEnum):
     ACCESS_DENIED = "AccessDenied"
     WAITING_FOR_ACCESS = "WaitingForAccess"
     """The pod may not read a Secret yet that the spec has just named; retried, no failure."""
+    API_KEYS_MISSING = "ApiKeysMissing"
+    """The Secret with the API keys does not exist, or holds none: the model serves nobody."""
 
     # ResourceReady, WorkspaceSucceeded: the plan cannot be made or applied; the user or an operator must act
     PRESET_UNKNOWN = "PresetUnknown"
@@ -140,6 +142,8 @@ class Reason(StrEnum):
     """The pod was told to stop before it was done; the next one goes on from the last checkpoint."""
     TRAINING_FAILED = "TrainingFailed"
     TRAINING_HUNG = "TrainingHung"
+    SIGNING_KEY_INVALID = "SigningKeyInvalid"
+    """The key that the result shall be signed with is missing or unusable; nothing was trained."""
     PUSH_FAILED = "PushFailed"
     """The registry refuses the result; the node is held for `push-hold`, then released."""
     ADAPTER_INVALID = "AdapterInvalid"

@@ -88,8 +88,12 @@ ADAPTER_RESTART: Final = "kaito.sh/adapter-restart"
 REFRESH: Final = "kaito.sh/refresh"
 """Ours: a new value makes the servers ask at once what the tags of their adapters mean (as any changed annotation does)."""
 ALLOWED: Final = "allowed"
+API_KEY_SECRET: Final = "kaito.sh/api-key-secret"  # noqa: S105 - the name of an annotation
+"""Ours: a Secret of the namespace, each value of which is a key that clients may use; without it no key is asked for."""
 TUNING_DRY_RUN: Final = "kaito.sh/tuning-dry-run"
 """Ours: "true" stops a tuning after data, fit and two steps, and says what the whole would take."""
+SIGNING_KEY_SECRET: Final = "kaito.sh/signing-key-secret"  # noqa: S105 - the name of an annotation
+"""Ours: a Secret of the namespace with the private key `cosign.key`: the trained adapter is signed with it when it is pushed."""
 PUSH_HOLD: Final = "kaito.sh/push-hold"
 """Ours: how long a refused push is tried again while the node is held: seconds, or a number with s, m or h."""
 

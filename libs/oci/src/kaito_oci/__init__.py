@@ -14,9 +14,11 @@ from kaito_oci.peek import Peek, Start, peek
 from kaito_oci.pull import PullResult, pull
 from kaito_oci.push import PushResult, check_push, push
 from kaito_oci.reference import Reference
+from kaito_oci.referrers import list_referrer
 from kaito_oci.resolve import inspect, resolve
 from kaito_oci.session import Image
 from kaito_oci.settings import RegistrySettings
+from kaito_oci.small_blob import read_blob
 
 __all__ = [
     "Anonymous",
@@ -44,8 +46,10 @@ __all__ = [
     "TarBlob",
     "check_push",
     "inspect",
+    "list_referrer",
     "peek",
     "pull",
     "push",
+    "read_blob",
     "resolve",
 ]

@@ -34,6 +34,8 @@ class PushResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all blobs and the manifest."""
     uploaded: int
     """Bytes that had to be sent; the other blobs were there."""
+    subject_known: bool = False
+    """Whether the registry lists this manifest among its subject's referrers (it answered with OCI-Subject)."""
 
 
 async def push(
@@ -64,11 +66,12 @@ async def push(
         for blob in {blob.descriptor.digest: blob for blob in blobs}.values():
             if await in_thread(operation, upload, registry, blob, meter.add):
                 sent += blob.descriptor.size
-        digest = await in_thread(operation, _put_manifest, registry, manifest, media_type)
+        digest, known = await in_thread(operation, _put_manifest, registry, manifest, media_type)
     finally:
         registry.session.close()
     pinned = str(name.pinned(digest))
-    return PushResult(reference=pinned, digest=digest, size=total + len(manifest), uploaded=sent)
+    size = total + len(manifest)
+    return PushResult(reference=pinned, digest=digest, size=size, uploaded=sent, subject_known=known)
 
 
 async def check_push(
@@ -85,7 +88,8 @@ async def check_push(
     registry.session.close()
 
 
-def _put_manifest(registry: HardenedRegistry, manifest: bytes, media_type: str) -> str:
+def _put_manifest(registry: HardenedRegistry, manifest: bytes, media_type: str) -> tuple[str, bool]:
+    """Digest, and whether the registry took note of the subject."""
     digest, target = sha256(manifest), registry.reference.target
     what = f"{registry.reference.name}, manifest {target}"
     headers = {"Content-Type": media_type}
@@ -98,7 +102,7 @@ def _put_manifest(registry: HardenedRegistry, manifest: bytes, media_type: str) 
     stated = response.headers.get("Docker-Content-Digest", digest)
     if stated.startswith("sha256:") and stated != digest:
         raise DigestMismatch(f"{what}: the registry stored {stated} instead of {digest}")
-    return digest
+    return digest, "OCI-Subject" in response.headers
 
 
 def _refused(registry: HardenedRegistry, problem: OciError, status: int, digest: str) -> OciError:

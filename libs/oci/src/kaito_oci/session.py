@@ -8,10 +8,11 @@ from typing import TypeVar
 import msgspec
 
 from kaito_oci import manifest as manifests
-from kaito_oci.credentials import CredentialSource
+from kaito_oci.credentials import Anonymous, CredentialSource
 from kaito_oci.errors import Denied, InvalidManifest, NotFound, Unauthorized
 from kaito_oci.limits import Limits
 from kaito_oci.manifest import Index, Manifest, Platform
+from kaito_oci.operation import Operation, in_thread
 from kaito_oci.platforms import choose
 from kaito_oci.reference import Reference
 from kaito_oci.registry import HardenedRegistry
@@ -61,6 +62,25 @@ def connect(
         hint = f"no credentials for {reference.registry} were given: name a pull or push Secret with an entry for this host"
         raise Unauthorized(f"{refused}; {hint}") from refused
     raise refused
+
+
+async def manifest_of(
+    reference: Reference,
+    *,
+    auth: CredentialSource | None = None,
+    plain_http_hosts: Collection[str] = (),
+    settings: RegistrySettings | None = None,
+) -> tuple[bytes, str]:
+    """The verified bytes and the media type behind a reference: of the index itself where it is one. Raises OciError."""
+    where = effective(settings, plain_http_hosts)
+
+    def first(client: HardenedRegistry) -> tuple[bytes, str]:
+        raw, media_type, _ = client.read_manifest(reference.target, Limits())
+        return raw, media_type
+
+    registry, found = await in_thread(Operation(), connect, reference, auth or Anonymous(), where, first)
+    registry.session.close()
+    return found
 
 
 def read_image(registry: HardenedRegistry, platform: Platform, limits: Limits) -> Image:

@@ -17,11 +17,12 @@ exit codes:
   64  the command line or the reference is wrong
   65  the adapter cannot be served (the message says why)
   66  folder, file or image is not there
-  67  the registry sent something damaged, hostile or too large
+  67  the registry sent something damaged, hostile or too large, or the signature is missing or another key's
   69  the registry is down or too slow; try again later
   72  Secret or login missing or wrong, or without the right to do this
   73  the registry refuses this push: immutable tag, read-only, quota
   74  no space left, or the target folder is in use
+  75  the key to sign or verify with is missing or unusable
   143 interrupted
 
 In a Pod (POD_NAME and POD_NAMESPACE set) the state is reported in the Pod's annotation kaito.sh/report.<container>, and
@@ -67,6 +68,9 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
 
     verify = commands.add_parser("verify", help="download, verify and check an adapter; keep nothing")
     verify.add_argument("reference", metavar="REF")
+    verify.add_argument(
+        "--key", type=Path, default=None, metavar="FILE", help="public key (cosign.pub) that must have signed it"
+    )
 
     check = commands.add_parser("check", help="prove that REF may be pushed, without pushing")
     check.add_argument("reference", metavar="REF")
@@ -76,6 +80,14 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     for command in (push, inspect, verify):
         _model_options(command)
     for command in (push, check):
+        command.add_argument(
+            "--sign-key",
+            type=Path,
+            default=None,
+            metavar="FILE",
+            help="sign as cosign does, with this private key (ECDSA P-256, PKCS #8 PEM); the password of an encrypted one "
+            "is in cosign.password beside it or in COSIGN_PASSWORD",
+        )
         _pod_options(command)
     return top
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from adapter_packager import folder, publish, remote
+from adapter_packager import folder, publish, remote, signing
 from adapter_packager.access import Access
 from adapter_packager.arguments import parse
 from adapter_packager.exits import ExitCode, code_of, reason_of
@@ -86,15 +86,19 @@ async def _command(options: argparse.Namespace, access: Access, report: PodRepor
         found = await remote.inspect(reference, access, base=await _base(options), max_rank=options.max_rank)
         _say(msgspec.json.format(msgspec.json.encode(found)).decode())
     elif options.command == "verify":
+        if options.key is not None:
+            reference = await signing.require_signature(reference, options.key, access)
         adapter = await remote.verify(
             reference, access, base=await _base(options), max_rank=options.max_rank, progress=Terminal("read")
         )
         _warn(adapter)
-        _say(
-            f"{reference} is whole and can be served: rank {adapter.verdict.rank}, {adapter.weights_bytes} bytes of weights"
-        )
+        facts = f"rank {adapter.verdict.rank}, {adapter.weights_bytes} bytes of weights"
+        signed = f", signed by the key {options.key}" if options.key is not None else ""
+        _say(f"{reference} is whole and can be served: {facts}{signed}")
     elif options.command == "check":
-        await publish.check(reference, access, hold=_hold(options, access), clock=SystemClock(), report=report)
+        hold = _hold(options, access)
+        clock = SystemClock()
+        await publish.check(reference, access, sign_key=options.sign_key, hold=hold, clock=clock, report=report)
         report.state("Done", message=f"{reference} may be pushed")
         _say(f"{reference} may be pushed")
     else:
@@ -112,6 +116,7 @@ async def _push(options: argparse.Namespace, reference: Reference, access: Acces
         reference,
         access,
         layout=options.format,
+        sign_key=options.sign_key,
         hold=_hold(options, access),
         clock=SystemClock(),
         report=report,

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     """The registry lets us in and refuses this push: immutable tag, read-only, quota."""
     DISK_FULL = 74
     """No space left on this side."""
+    SIGNING_KEY = 75
+    """The key to sign with is missing, or of a kind that is not supported."""
     CANCELLED = 143
     """SIGTERM or Ctrl-C."""
 
@@ -65,6 +67,22 @@ class SecretProblem(PackagerError):  # noqa: N818 - the words of the report
         super().__init__(message)
         self.reason = reason
         self.retryable = retryable
+
+
+class SigningKeyProblem(SecretProblem):
+    """The key that signs or verifies cannot be used. In a pod it may still come: its Secret is mounted."""
+
+    code = ExitCode.SIGNING_KEY
+
+
+class SignatureProblem(PackagerError):  # noqa: N818 - the words of the report
+    """The adapter is not signed, or not by this key."""
+
+    code = ExitCode.CONTENT_REFUSED
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 _CODES: dict[type[OciError], ExitCode] = {

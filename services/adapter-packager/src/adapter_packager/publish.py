@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
+from adapter_packager import signing
 from adapter_packager.access import Access
 from adapter_packager.exits import reason_of
 from adapter_packager.folder import Adapter
@@ -18,11 +20,15 @@ from kubecore.clock import Clock
 Progress = Callable[[int, int], None]
 
 
-async def check(reference: Reference, access: Access, *, hold: float, clock: Clock, report: PodReport) -> None:
-    """Prove push rights before anything is spent. Raises OciError, SecretProblem."""
+async def check(
+    reference: Reference, access: Access, *, sign_key: Path | None, hold: float, clock: Clock, report: PodReport
+) -> None:
+    """Prove push rights, and that the key to sign with works, before anything is spent. Raises OciError, SecretProblem."""
     report.state("Checking", message=f"may {reference} be pushed?")
 
     async def attempt() -> None:
+        if sign_key is not None:
+            await signing.check_key(sign_key)
         await check_push(reference, auth=await access.credentials(reference), settings=access.settings)
 
     await hold_on(attempt, seconds=hold, clock=clock, on_trouble=_teller(report, "Checking"))
@@ -34,12 +40,13 @@ async def publish(
     access: Access,
     *,
     layout: Format,
+    sign_key: Path | None,
     hold: float,
     clock: Clock,
     report: PodReport,
     progress: Progress,
 ) -> PushResult:
-    """Push the adapter. Raises OciError, SecretProblem; the folder stays as it is whatever happens."""
+    """Push the adapter, with a key its signature first. Raises OciError, SecretProblem; the folder stays as it is."""
     report.state("Pushing", message=f"to {reference}")
     package = await asyncio.to_thread(build, adapter, layout)
 
@@ -48,6 +55,8 @@ async def publish(
         progress(done, total)
 
     async def attempt() -> PushResult:
+        if sign_key is not None:
+            await signing.sign(reference, package.manifest, sign_key, access)
         return await push(
             reference,
             package.blobs,

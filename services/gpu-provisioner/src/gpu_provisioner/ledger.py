@@ -16,6 +16,8 @@ class Ledger:
         self.released: set[str] = set()
         self.moving: set[str] = set()
         """Claims that leave their pool for another instance type."""
+        self.replaced: set[str] = set()
+        """Claims whose deletion was asked for because their machine is lost."""
         self.unreadable: CloudFailure | None = None
         """Why the pools cannot be listed, while that is so."""
         self._pools: dict[str, CloudPool] = {}
@@ -26,6 +28,7 @@ class Ledger:
         self._machine_seen: dict[str, float] = {}
         self._node_missed: dict[str, float] = {}
         self._awaited: dict[str, float] = {}
+        self._deferred: dict[str, float] = {}
         self._drained: dict[str, float] = {}
         self._machines_listed: dict[str, float] = {}
         self._changed: dict[str, float] = {}
@@ -119,6 +122,14 @@ class Ledger:
         """Since when a claim's machine has had no Node."""
         return self._node_missed.setdefault(provider_id, now)
 
+    def defer(self, uid: str, until: float) -> None:
+        """What nobody waits for is not written about this claim before `until`, whatever wakes it."""
+        self._deferred[uid] = until
+
+    def deferred(self, uid: str, now: float) -> float:
+        """Seconds for which that still holds."""
+        return max(0.0, self._deferred.get(uid, 0.0) - now)
+
     def awaited(self, uid: str, now: float) -> float:
         """Since when the claim has been waiting for a Node though AKS is done."""
         return self._awaited.setdefault(uid, now)
@@ -171,6 +182,8 @@ class Ledger:
         if outcome is not None:
             self._node_missed.pop(outcome.provider_id, None)
         self._awaited.pop(uid, None)
+        self._deferred.pop(uid, None)
         self._drained.pop(uid, None)
         self.released.discard(uid)
         self.moving.discard(uid)
+        self.replaced.discard(uid)

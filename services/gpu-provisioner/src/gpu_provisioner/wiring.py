@@ -126,7 +126,6 @@ class Provisioner:
             metrics=self.metrics,
             clock=self.clock,
             wake_claim=self.wake_claim,
-            wake_claim_later=self.wake_claim_later,
             wake_list=self.lister.request,
             leading=lambda: self.manager.is_leader,
         )
@@ -152,10 +151,6 @@ class Provisioner:
     def wake_claim(self, key: Key) -> None:
         """Look at this claim."""
         self.claims.enqueue(key)
-
-    def wake_claim_later(self, key: Key) -> None:
-        """Look at this claim when nothing more urgent waits: it learns something, but nothing is to be bought or removed."""
-        self.claims.enqueue(key, low_priority=True)
 
     def awaited(self) -> set[str]:
         """Pools that a claim waits for, whether they exist or not."""

@@ -1,4 +1,4 @@
-"""Assembly of the application: vLLM's routes, ours, and the admission layer around both."""
+"""Assembly of the application: vLLM's routes, ours, and the layers around both that admit requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from model_server import vllm_compat
-from model_server.admission import AdmissionMiddleware
+from model_server.admission import AdmissionMiddleware, Application
+from model_server.api_keys import ApiKeys
+from model_server.authentication import AuthenticationMiddleware
 from model_server.lifecycle import Lifecycle
 from model_server.metrics import Metrics
 from model_server.routes import chat, health
@@ -25,13 +27,14 @@ async def build(
     metrics: Metrics,
     models_class: type | None,
     rate_limit: bool,
-) -> tuple[FastAPI, AdmissionMiddleware]:
-    """Return vLLM's application with our routes, and the same with the admission layer around it."""
+    keys: ApiKeys | None,
+) -> tuple[FastAPI, Application]:
+    """Return vLLM's application with our routes, and the same with the layers around it that admit requests."""
     app = await vllm_compat.build_app(engine, namespace, models_class)
     app.include_router(health.router(lifecycle))
     app.include_router(chat.router(has_template=vllm_compat.has_chat_template(app)))
     # Around the application, not among its middleware: vLLM returns an application that takes no more of those.
-    guarded = AdmissionMiddleware(
+    guarded: Application = AdmissionMiddleware(
         app,
         lifecycle=lifecycle,
         metrics=metrics,
@@ -39,4 +42,6 @@ async def build(
         batch=vllm_compat.max_batch(engine),
         rate_limit=rate_limit,
     )
+    if keys is not None:
+        guarded = AuthenticationMiddleware(guarded, keys=keys, metrics=metrics)
     return app, guarded

@@ -60,6 +60,9 @@ class EngineLauncher:
         found = device.probe()
         device.check(found)
         self.device_name = found.name
+        if found.kind == "cpu":
+            for name, value in launch.CPU_ENVIRONMENT_DEFAULTS.items():
+                os.environ.setdefault(name, value)  # read by the engine's processes when they import torch
         if facts.architecture and not vllm_compat.architecture_supported(facts.architecture):
             raise FatalError(
                 ExitCode.WEIGHTS_INVALID,

@@ -76,6 +76,13 @@ ENVIRONMENT_DEFAULTS: Final = {
 }
 """Set for the engine where the pod says nothing."""
 
+CPU_ENVIRONMENT_DEFAULTS: Final = {
+    # vLLM compiles some samplers (logprobs) even when told not to compile; the image has no compiler, and a request would kill
+    # the engine.
+    "TORCH_COMPILE_DISABLE": "1",
+}
+"""The same, for an engine on the CPU."""
+
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 """Compiled kernels outlive the process, unlike everything else that the engine writes to its temporary folder."""
 

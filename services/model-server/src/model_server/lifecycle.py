@@ -43,6 +43,8 @@ class Lifecycle:
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.adapters_settled = False
         """Whether every adapter that was named at start is served or has failed for good."""
+        self.keys_missing = False
+        """Whether clients need an API key and there is none: every request is refused then."""
 
     @property
     def phase(self) -> Phase:
@@ -57,7 +59,14 @@ class Lifecycle:
     @property
     def ready(self) -> bool:
         """Whether the pod should get traffic from the Service."""
-        return self._phase is Phase.READY and self.adapters_settled
+        return self._phase is Phase.READY and self.adapters_settled and not self.keys_missing
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps an engine that answers from being ready: `adapters`, `apiKeys`, or "" for nothing of that kind."""
+        if not self.accepting:
+            return ""
+        return "adapters" if not self.adapters_settled else "apiKeys" if self.keys_missing else ""
 
     @property
     def in_flight(self) -> int:

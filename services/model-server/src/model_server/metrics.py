@@ -35,11 +35,14 @@ class Metrics:
         self.refused_draining = Counter(
             "kaito_drain_refused", "Requests answered 503 because the server was draining", registry=registry
         )
+        self.refused_unauthorized = Counter(
+            "kaito_auth_refused", "Requests answered 401 because they carried no valid API key", registry=registry
+        )
         self.in_flight = Gauge("kaito_requests_in_flight", "HTTP requests being answered", registry=registry)
         self.ready = Gauge("kaito_ready", "1 while the pod answers its readiness probe with 200", registry=registry)
         self.adapter_load = Histogram(
             "kaito_adapter_load_seconds",
-            "Time of each phase of a load (peek, pull, preflight, stage, engine)",
+            "Time of each phase of a load (resolve, peek, pull, preflight, stage, engine), and of all of it (total)",
             ["phase"],
             buckets=LOAD_BUCKETS,
             registry=registry,

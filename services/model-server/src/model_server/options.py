@@ -35,6 +35,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     drain_seconds: float
     rate_limit: bool
+    api_keys_dir: Path | None
+    """None: whoever reaches the port may ask."""
     plain_http: tuple[str, ...]
     init: str
     engine_arguments: tuple[str, ...]
@@ -90,6 +92,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         architecture=namespace.architecture,
         drain_seconds=namespace.drain_seconds,
         rate_limit=not namespace.disable_rate_limit,
+        api_keys_dir=namespace.api_keys_dir,
         plain_http=tuple(namespace.plain_http),
         init=namespace.init,
         engine_arguments=tuple(engine),
@@ -157,6 +160,12 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
         action="store_true",
         default=default("DISABLE_RATE_LIMIT", "") == "true",
         help="never answer 429 when the queue is full",
+    )
+    add(
+        "--api-keys-dir",
+        type=Path,
+        default=_path(default("API_KEYS_DIR", "")),
+        help="ask clients for an API key: each file here holds one (a mounted Secret); with none, all are refused",
     )
     _add_plain_http(parser, environment)
     add(

@@ -28,10 +28,11 @@ from model_server.adapters.preflight import read_base
 from model_server.adapters.served import models_class
 from model_server.adapters.states import AdapterStates
 from model_server.adapters.store import AdapterStore
+from model_server.api_keys import ApiKeys
 from model_server.cluster import Cluster
 from model_server.engine import EngineLauncher, describe
 from model_server.exits import ExitCode, FatalError
-from model_server.lifecycle import Lifecycle
+from model_server.lifecycle import Lifecycle, Phase
 from model_server.metrics import Metrics
 from model_server.options import ServeOptions
 from model_server.reporter import Reporter
@@ -40,6 +41,11 @@ from model_server.vllm_compat import EngineClient
 
 CONTAINER: Final = "model-server"
 LAST_WORD_SECONDS: Final = 5.0
+DEATH_SECONDS: Final = 15.0
+"""How long a dead engine's processes may take to end."""
+KEYS_MISSING: Final = (
+    "every request is refused: the Secret with the API keys holds none; add a value to it, no restart is needed"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -137,6 +143,7 @@ class Server:
             metrics=metrics,
             models_class=models_class(),
             rate_limit=self._options.rate_limit,
+            keys=self._keys(),
         )
         http = server.build(app, guarded, namespace)
         adapters = self._adapters(engine, app.state.openai_serving_models, metrics)
@@ -150,6 +157,9 @@ class Server:
             await asyncio.wait((serving, death, stopping), return_when=asyncio.FIRST_COMPLETED)
             if stopping.done() and not death.done():
                 await self._drain(death)
+            elif serving.done():
+                # vLLM stops the HTTP server when a request finds the engine dead; the engine's processes end a little later.
+                await asyncio.wait((death,), timeout=DEATH_SECONDS)
             http.stop()
             for task in (stopping, ready):
                 task.cancel()
@@ -159,6 +169,8 @@ class Server:
             death.cancel()
         if fallen is not None:
             raise fallen
+        if not stop.is_set():
+            raise FatalError(ExitCode.ENGINE_FAILED, "the engine stopped answering while it served; its log says why")
 
     def _adapters(self, engine: EngineClient, models: Any, metrics: Metrics) -> AdapterManager:
         options, clock = self._options, SystemClock()
@@ -186,14 +198,36 @@ class Server:
             capacity=int(lora.max_cpu_loras) if lora else 0,
         )
 
+    def _keys(self) -> ApiKeys | None:
+        """Return the API keys that clients need, if they need any; from now on readiness and report follow them."""
+        folder = self._options.api_keys_dir
+        if folder is None:
+            return None
+        keys = ApiKeys(folder, SystemClock())
+        keys.refresh()
+        keys.listen(self._on_keys)
+        return keys
+
+    def _on_keys(self, present: bool) -> None:
+        self._lifecycle.keys_missing = not present
+        if self._lifecycle.phase is Phase.READY and self._lifecycle.adapters_settled:
+            self._say_whether_ready()
+
+    def _say_whether_ready(self) -> None:
+        if self._lifecycle.keys_missing:
+            self._reporter.state("Failed", reason=Reason.API_KEYS_MISSING, message=KEYS_MISSING)
+            _logger.warning("serves nobody", extra={"reason": Reason.API_KEYS_MISSING})
+            return
+        self._reporter.state("Ready")
+        _logger.info("ready", extra={"port": self._options.port})
+
     async def _announce(self, http: server.HttpServer, adapters: AdapterManager) -> None:
         """Say Ready once the port answers and the adapters are settled."""
         await http.listening.wait()
         self._lifecycle.serve()
         await adapters.settled.wait()
         self._lifecycle.adapters_settled = True
-        self._reporter.state("Ready")
-        _logger.info("ready", extra={"port": self._options.port})
+        self._say_whether_ready()
 
     async def _drain(self, death: asyncio.Task[FatalError]) -> None:
         """Let the requests in flight end, but wait no longer than the grace period or the engine's life allow."""

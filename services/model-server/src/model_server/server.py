@@ -18,7 +18,7 @@ from model_server.exits import ExitCode, FatalError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from model_server.admission import AdmissionMiddleware
+    from model_server.admission import Application
 
 CUT_SECONDS: Final = 2
 """How long connections that are still open after the drain may take before they are cut."""
@@ -46,7 +46,7 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
 
 
-def build(app: FastAPI, guarded: AdmissionMiddleware, namespace: argparse.Namespace) -> HttpServer:
+def build(app: FastAPI, guarded: Application, namespace: argparse.Namespace) -> HttpServer:
     """Return the server for `guarded`, which wraps `app`, configured as vLLM would configure it."""
     config = uvicorn.Config(
         guarded,

@@ -23,6 +23,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     resumed_from: int
     micro_batch: int
     accumulation: int
+    precision: str
+    """Floating point type of the computation."""
     packing: str
     """How samples share a row, in words."""
     trainable_parameters: int

@@ -58,6 +58,11 @@ class Figures:
             case _:
                 return
 
+    def keep(self, image: str) -> None:
+        """Note where the finished adapter is kept, if it is."""
+        if image:
+            self._tuning = msgspec.structs.replace(self._tuning, checkpoint=image)
+
     def report(self) -> TuningReport:
         """The numbers for the pod's report."""
         return self._tuning
@@ -69,7 +74,8 @@ class Figures:
             return ""
         start = f"goes on after step {began.resumed_from}" if began.resumed_from else "starts"
         batch = f"{began.micro_batch} x {began.accumulation} samples a step on each device"
-        words = f"{start}, {began.total_steps} steps, {batch}, {began.trainable_parameters} trained numbers; {began.packing}"
+        trained = f"{began.trainable_parameters} trained numbers, computed in {began.precision}"
+        words = f"{start}, {began.total_steps} steps, {batch}, {trained}; {began.packing}"
         return f"{words}. {self.remark}." if self.remark else f"{words}."
 
     def estimate(self, event: Estimated) -> str:

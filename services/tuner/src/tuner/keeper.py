@@ -91,13 +91,18 @@ class Keeper:
         if self._uploads is not None:
             await self._uploads.settle(max(LEAST_SECONDS, left))
 
-    async def keep_result(self, request: str) -> None:
-        """Put the finished adapter in the place of the checkpoints: a pod after this one has nothing to train."""
+    async def keep_result(self, request: str) -> str:
+        """Put the finished adapter in the place of the checkpoints: a pod after this one has nothing to train.
+
+        Returns where it is kept, "" where the registry did not take it.
+        """
         try:
             await asyncio.to_thread(result.copied, self._output, self._scratch)
             await self._image.store(self._scratch, Mark(key=request))
         except (OciError, SecretError, OSError) as error:
             _logger.warning("result not kept", extra={"image": str(self._image.reference), "error": str(error)})
+            return ""
+        return str(self._image.reference)
 
     def _judge(self, error: OciError | SecretError) -> str:
         """Return the words for going on without the registry; raise where a new pod would find it better."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from tuner import memory
+from tuner import memory, schedule
 from tuner.config.recipe import ALL_LINEAR, Recipe
 from tuner.exits import ExitCode, FatalError
 from tuner.schedule import Hardware
@@ -40,7 +40,7 @@ def hardware() -> Hardware:
     if processes > 1:
         PartialState(cpu=not cuda)
     # V100 and T4 emulate bfloat16 in software, slower than float32: what counts is the compute capability.
-    bf16 = torch.cuda.get_device_capability()[0] >= 8 if cuda else True
+    bf16 = torch.cuda.get_device_capability()[0] >= 8 if cuda else bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return Hardware(cuda=cuda, bf16=bf16, processes=processes)
 
 
@@ -232,12 +232,7 @@ def held_bytes(trainer: Any) -> int:
 def _dtype(recipe: Recipe, found: Hardware) -> Any:
     import torch
 
-    named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    if recipe.dtype == "auto":
-        return torch.bfloat16 if found.bf16 else torch.float16
-    if recipe.dtype == "bfloat16" and not found.bf16:
-        return torch.float16
-    return named[recipe.dtype]
+    return getattr(torch, schedule.precision(recipe, found))
 
 
 def _bits_and_bytes(recipe: Recipe, dtype: Any, sharded: memory.Sharding) -> Any:

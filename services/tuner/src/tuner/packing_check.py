@@ -44,5 +44,14 @@ def _last(model: Any, ids: Any, samples: int, device: Any) -> Any:
     import torch
 
     positions = torch.arange(_LENGTH).repeat(samples)
-    out = model(input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False)
+    starts = torch.arange(0, _LENGTH * samples + 1, _LENGTH, dtype=torch.int32, device=device)
+    out = model(
+        input_ids=ids[None].to(device),
+        position_ids=positions[None].to(device),
+        cu_seq_lens_q=starts,
+        cu_seq_lens_k=starts,
+        max_length_q=_LENGTH,
+        max_length_k=_LENGTH,
+        use_cache=False,
+    )
     return out.logits[0, -_LENGTH:].float()

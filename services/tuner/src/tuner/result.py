@@ -32,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     eval_losses: tuple[tuple[int, float], ...]
     steps: int
     seconds: float
+    precision: str
     packing: str
     ended: str = ""
     """Why before the last step, "" where it was the last one."""
@@ -49,6 +50,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     finished_at: str
     config: dict[str, Any]
     data: dict[str, Any]
+    precision: str
     packing: str
     losses: list[tuple[int, float]]
     eval_losses: list[tuple[int, float]]
@@ -123,6 +125,7 @@ def training_report(facts: Facts) -> TrainingReport:
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         config=msgspec.to_builtins(recipe),
         data=data,
+        precision=facts.precision,
         packing=facts.packing,
         losses=_thinned(facts.losses),
         eval_losses=list(facts.eval_losses),

@@ -39,6 +39,8 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 
     cuda: bool = False
     bf16: bool = True
+    """Whether bfloat16 is at least as fast as float32: GPUs from compute capability 8.0, CPUs with AMX. Others emulate it, or
+    have instructions for it (AVX512-BF16) that reach half of float32's speed."""
     processes: int = 1
 
 
@@ -62,6 +64,16 @@ def batch(recipe: Recipe, processes: int, micro_limit: int | None) -> Batch:
 def smaller(present: Batch) -> int | None:
     """Return the micro-batch to try when memory ran out, None when it is one sample already."""
     return present.micro // 2 if present.micro > 1 else None
+
+
+def precision(recipe: Recipe, found: Hardware) -> str:
+    """Return the floating point type of the base and of the computation: the one asked for, else the fastest."""
+    if recipe.dtype == "auto":
+        if found.bf16 or recipe.training.get("bf16"):
+            return "bfloat16"
+        return "float16" if found.cuda else "float32"
+    # Such a GPU would compute in software; a CPU obeys.
+    return "float16" if recipe.dtype == "bfloat16" and found.cuda and not found.bf16 else recipe.dtype
 
 
 def max_length(recipe: Recipe, context: int) -> int:
@@ -94,7 +106,8 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
     steps = total_steps(recipe, counts.train, made, hardware.processes)
     every = save_steps(recipe, steps)
     evaluates = counts.held_out > 0 and recipe.training.get("eval_strategy", "steps") != "no"
-    bf16 = recipe.training.get("bf16", recipe.dtype in ("bfloat16", "auto") and hardware.bf16)
+    computed = precision(recipe, hardware)
+    bf16 = recipe.training.get("bf16", computed == "bfloat16")
     result: dict[str, Any] = {
         "learning_rate": LEARNING_RATE,
         "num_train_epochs": EPOCHS,
@@ -103,7 +116,7 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "save_total_limit": 2,
         "per_device_eval_batch_size": made.micro,
         "gradient_checkpointing": hardware.cuda,
-        "optim": "adamw_torch_fused" if hardware.cuda else "adamw_torch",
+        "optim": "adamw_torch_fused",
         "ddp_find_unused_parameters": False,
         "ddp_backend": None if hardware.cuda or hardware.processes == 1 else "gloo",
         "dataloader_pin_memory": hardware.cuda,
@@ -112,7 +125,7 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "gradient_accumulation_steps": made.accumulation,
         "use_cpu": not hardware.cuda,
         "bf16": bf16,
-        "fp16": bool(recipe.training.get("fp16", hardware.cuda and not bf16 and recipe.dtype != "float32")),
+        "fp16": bool(recipe.training.get("fp16", hardware.cuda and not bf16 and computed != "float32")),
         "save_strategy": "steps",
         "save_steps": every,
         "eval_strategy": "steps" if evaluates else "no",

@@ -6,6 +6,7 @@ Imports nothing heavy: while the child fills the memory, this process stays smal
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -98,10 +99,11 @@ class Supervisor:
         if settings.dry_run:
             return
         self._reporter.state("Saving", message=self.figures.remark)
-        await asyncio.to_thread(result.publish, work / "staging", settings.output, request)
+        await asyncio.to_thread(_publish, work / "staging", settings.output, request)
         await asyncio.to_thread(prune, settings.checkpoints)
         if self._keeper is not None:
-            await self._keeper.keep_result(request)
+            self.figures.keep(await self._keeper.keep_result(request))
+            self._reporter.progress(tuning=self.figures.report())
         self._reporter.state("Done", message=f"the adapter is in {settings.output}")
 
     async def _fetch(self) -> tuple[Fetched, ...]:
@@ -254,6 +256,17 @@ def innermost(failures: BaseException) -> BaseException:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found
+
+
+def _publish(staging: Path, output: Path, request: str) -> None:
+    """Move the adapter to the output. Raises FatalError where that is full."""
+    try:
+        result.publish(staging, output, request)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        words = f"{output} has no room for the adapter: {error.strerror}; give the output volume more"
+        raise FatalError(ExitCode.DISK_FULL, words) from error
 
 
 def _read_limit(folder: Path) -> int | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tuner import checkpoints, model, result, schedule
+from tuner import checkpoints, model, result, row_attention, schedule
 from tuner.config import reserved
 from tuner.data import prepare
 from tuner.data.tokens import Encoder
@@ -48,6 +48,7 @@ class Run:
         self.trainer: Any = None
         self._callback: RunCallback | None = None
         self._sharded = Sharding.DDP
+        self._precision = ""
 
     def interrupt(self, *_: object) -> None:
         """Handle SIGTERM: stop after the present step, with a checkpoint; before the first step, at once."""
@@ -74,15 +75,10 @@ class Run:
         self._sharded = model.sharding(Path(job.model), job.recipe, found, tokens, job.sharding)
         base = model.load_base(Path(job.model), job.recipe, found, self._sharded)
         average = preview.tokens / preview.samples
-        padding_free, words = self._packing(base, made, average)
+        padding_free, words = self._packing(base, found, made, average)
         train_set, held_out = self._datasets(longest, made.per_device * found.processes)
         counts = schedule.Counts(train=len(train_set), held_out=len(held_out) if held_out is not None else 0)
-        if job.recipe.patience is not None and counts.held_out == 0:
-            raise FatalError(
-                ExitCode.CONFIG_INVALID,
-                "TrainingArguments.early_stopping_patience needs held-out samples: there are none with "
-                f"{len(train_set)} samples and DatasetConfig.train_test_split {job.recipe.data.train_share}",
-            )
+        self._check_patience(counts)
         arguments = schedule.arguments(job.recipe, made, found, counts, padding_free=padding_free)
         if self._sharded is Sharding.FSDP:
             arguments |= fsdp_arguments(model.decoder_layers(base), quantised=job.recipe.quantization is not None)
@@ -90,6 +86,7 @@ class Run:
         with model.first_process_first(found):
             checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
         steps = schedule.total_steps(job.recipe, counts.train, made, found.processes)
+        self._precision = schedule.precision(job.recipe, found)
         if self.first:
             self.emit(
                 Started(
@@ -97,6 +94,7 @@ class Run:
                     resumed_from=checkpoints.step_of(checkpoint),
                     micro_batch=made.micro,
                     accumulation=made.accumulation,
+                    precision=self._precision,
                     packing=words,
                     trainable_parameters=sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad),
                 )
@@ -117,6 +115,15 @@ class Run:
             self._save(preview, seconds, words, steps, weights)
         _leave()
 
+    def _check_patience(self, counts: schedule.Counts) -> None:
+        recipe = self.job.recipe
+        if recipe.patience is not None and counts.held_out == 0:
+            raise FatalError(
+                ExitCode.CONFIG_INVALID,
+                "TrainingArguments.early_stopping_patience needs held-out samples: there are none with "
+                f"{counts.train} samples and DatasetConfig.train_test_split {recipe.data.train_share}",
+            )
+
     def _train(self, checkpoint: Path | None) -> None:
         from tuner.callbacks import AllStepsTakenError
 
@@ -126,18 +133,18 @@ class Run:
             if self.trainer.args.load_best_model_at_end and self.trainer.state.best_model_checkpoint is not None:
                 self.trainer._load_best_model()  # what the trainer does after its last step
 
-    def _packing(self, base: Any, made: schedule.Batch, average: float) -> tuple[bool, str]:
+    def _packing(self, base: Any, found: schedule.Hardware, made: schedule.Batch, average: float) -> tuple[bool, str]:
         """Decide how samples share a row; return whether without padding, and the words for it."""
         wanted = self.job.recipe.packing
         if wanted is False:
             return False, "padded, grouped by length"
-        if not packed_equals_single(base):
+        if not _keeps_apart(base, found):
             why = "this model does not keep packed samples apart, so they are padded and grouped by length"
             self.emit(Note(message=why))
             return False, f"padded, grouped by length: {why}"
         if wanted:
             return True, "rows are filled with samples up to max_length"
-        if made.micro * average > ROW_TOKENS and not _flash(base):
+        if made.micro * average > ROW_TOKENS and not _long_rows(base):
             return False, "padded, grouped by length: samples are long and there is no flash attention kernel"
         return True, _SHARED
 
@@ -224,6 +231,7 @@ class Run:
                 eval_losses=self._history("eval_loss"),
                 steps=done,
                 seconds=seconds,
+                precision=self._precision,
                 packing=packing,
                 ended=ended,
             ),
@@ -241,8 +249,19 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
-def _flash(base: Any) -> bool:
-    return "flash" in str(getattr(base.config, "_attn_implementation", ""))
+def _keeps_apart(base: Any, found: schedule.Hardware) -> bool:
+    """Whether samples may share a row; on CPUs with an attention for that, if the model can use it."""
+    if not found.cuda and row_attention.use(base):
+        if packed_equals_single(base):
+            return True
+        row_attention.leave(base)
+    return packed_equals_single(base)
+
+
+def _long_rows(base: Any) -> bool:
+    """Whether attention costs no more for a sample that shares its row."""
+    used = str(getattr(base.config, "_attn_implementation", ""))
+    return "flash" in used or used == row_attention.NAME
 
 
 def main() -> int:

@@ -55,7 +55,7 @@ _START_ERROR: Final = frozenset(
         "PostStartHookError",
     }
 )
-_OUR_REASONS: Final = frozenset(EXIT_REASONS.values()).union(
+_OUR_REASONS: Final = frozenset({*EXIT_REASONS.values(), Reason.API_KEYS_MISSING}).union(
     *(table.values() for table in tuning_exits.REASONS.values())
 )
 

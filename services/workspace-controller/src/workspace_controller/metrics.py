@@ -92,6 +92,12 @@ class Metrics:
             ["condition", "reason"],
             registry=registry,
         )
+        self.traces = Counter(
+            "kaito_workspace_traces",
+            "OpenTelemetry traces of the way to a model, by outcome: sent, failed, dropped (too many wait)",
+            ["outcome"],
+            registry=registry,
+        )
 
     def told(self, workspace: Workspace, after: WorkspaceStatus, now: datetime) -> None:
         """Count what the status `after`, which has just been written, says for the first time."""

@@ -36,6 +36,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     local_weights: bool = False
     weights_from: str = ""
     weights_claim: str = ""
+    api_key_secret: str = ""
+    """The Secret whose values are the API keys; "" where clients need none."""
     lora: bool = True
     strong_adapters: bool = False
     """Adapter strengths above 1 are meant."""
@@ -43,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The pods may be rolled for an adapter that cannot go live without it."""
     dry_run: bool = False
     """Tuning: stop after data, fit and two steps."""
+    signing_key_secret: str = ""
+    """Tuning: the Secret whose key signs the result; "" where it is not signed."""
     push_hold_seconds: int | None = None
     """Tuning: how long a refused push holds the node; None for the operator's setting."""
     problems: tuple[tuple[str, str], ...] = ()
@@ -65,6 +69,9 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 _DURATION: Final = re.compile(r"(\d{1,6})([smh]?)", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_HOLD: Final = 24 * 3600
+_DNS_1123: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_NAME_LIMIT: Final = 253
+"""Characters of a DNS-1123 subdomain, which the name of a Secret is."""
 _ANY_CASE: Final = frozenset({labels.NODE_IMAGE_FAMILY})
 
 
@@ -93,13 +100,24 @@ def read_options(annotations: Mapping[str, str]) -> Options:
         local_weights=good.get(labels.USE_LOCAL_WEIGHTS) == "true",
         weights_from=good.get(WEIGHTS_FROM, ""),
         weights_claim=annotations.get(WEIGHTS_CLAIM, ""),
+        api_key_secret=_secret(annotations, labels.API_KEY_SECRET, problems),
         lora=good.get(labels.LORA) != labels.DISABLED,
         strong_adapters=good.get(labels.STRONG_ADAPTERS) == "true",
         adapter_restart=good.get(labels.ADAPTER_RESTART) == labels.ALLOWED,
         dry_run=good.get(labels.TUNING_DRY_RUN) == "true",
+        signing_key_secret=_secret(annotations, labels.SIGNING_KEY_SECRET, problems),
         push_hold_seconds=_hold(annotations.get(labels.PUSH_HOLD), problems),
         problems=tuple(problems),
     )
+
+
+def _secret(annotations: Mapping[str, str], key: str, problems: list[tuple[str, str]]) -> str:
+    """Return the name of a Secret. A value that is none is a problem and not nothing: who writes it wants a closed door."""
+    text = annotations.get(key)
+    if text is None or (len(text) <= _NAME_LIMIT and _DNS_1123.fullmatch(text)):
+        return text or ""
+    problems.append((key, f"must be the name of a Secret, not {text[:_NAME_LIMIT]!r}"))
+    return ""
 
 
 def _hold(text: str | None, problems: list[tuple[str, str]]) -> int | None:

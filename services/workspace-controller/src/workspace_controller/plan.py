@@ -42,6 +42,7 @@ from workspace_controller.revision import RevisionPlan, plan_revision
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing, plan_status
 from workspace_controller.status import Situation, compose
+from workspace_controller.status.keys import key_wait
 from workspace_controller.status.resource import judge_resources
 from workspace_controller.tuning.decide import decide_tuning
 from workspace_controller.validation import validate
@@ -95,7 +96,7 @@ def _proceed(
         history=(history.create,) if history.create is not None and stands_or_comes else (),
         status=news(observed, compose(situation, now)),
         notices=(*claim_notices(nodes), *_migration_notices(legacy)),
-        requeue_after=nodes.requeue_after,
+        requeue_after=_soonest(nodes.requeue_after, _patience(observed, now)),
         blocked_on="" if resources.resource.ok else resources.resource.reason,
     )
 
@@ -109,6 +110,16 @@ def _obstructed(situation: Situation, now: datetime) -> Decision:
         requeue_after=_LOOK_AGAIN if obstacle is not None and obstacle.reason == Reason.ADAPTER_FAILED else None,
         blocked_on=obstacle.reason if obstacle is not None else "",
     )
+
+
+def _patience(observed: Observed, now: datetime) -> float | None:
+    """Return when a pod that waits for its API keys has waited long enough to be told; no event says so."""
+    wait = key_wait(observed.workspace, observed.pods)
+    return (wait.seconds_left(now) or None) if wait is not None else None
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((some for some in seconds if some is not None), default=None)
 
 
 def _plan_end(observed: Observed, settings: Settings, now: datetime) -> Decision:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from kubecore.leader import LeaderConfig
+from workspace_controller import traces
 from workspace_controller.settings import ENVIRONMENT_PREFIX
 
 _FLAGS: Final = (
@@ -61,12 +62,16 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     required_policies: tuple[str, ...] = ()
     catalog: Path | None = None
     log_level: str = "INFO"
+    traces: bool = False
+    """Whether traces are sent; where to and how, OpenTelemetry's own variables say."""
 
 
 def process_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     """Add the process's flags to `parser`; `environment` gives the defaults."""
     parser.set_defaults(
-        pod_namespace=environment.get("POD_NAMESPACE", ""), pod_name=environment.get("POD_NAME") or socket.gethostname()
+        pod_namespace=environment.get("POD_NAMESPACE", ""),
+        pod_name=environment.get("POD_NAME") or socket.gethostname(),
+        traces=traces.wanted(environment),
     )
     group = parser.add_argument_group("process")
     for flag, default, text in _FLAGS:
@@ -109,6 +114,7 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
         required_policies=tuple(name.strip() for name in text["required-policies"].split(",") if name.strip()),
         catalog=Path(text["catalog"]) if text["catalog"] else None,
         log_level=text["log-level"].upper(),
+        traces=arguments.traces,
     )
 
 

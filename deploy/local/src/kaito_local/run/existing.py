@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import yaml
+
 from kaito_local.binaries import ensure
 from kaito_local.errors import LocalError
 from kaito_local.images.build import build_images, image_store
@@ -30,6 +32,7 @@ async def run_existing(context: str, registry_text: str, options: Options) -> No
     """Install, apply and ask on the named context of the user's kubeconfig."""
     phases = Phases()
     kubeconfig = _users_kubeconfig()
+    check_context(context, kubeconfig)
     kubectl = Kubectl((await ensure(("kubectl",)))["kubectl"], kubeconfig, context)
     registry, plain_http = parse_registry(registry_text)
     store = image_store()
@@ -62,6 +65,14 @@ def _users_kubeconfig() -> Path:
         if path.is_file():
             return path
     raise LocalError("there is no kubeconfig: neither $KUBECONFIG nor ~/.kube/config")
+
+
+def check_context(name: str, kubeconfig: Path) -> None:
+    """Raises LocalError when the file has no context of that name."""
+    found = yaml.safe_load(kubeconfig.read_text()) or {}
+    known = [context["name"] for context in found.get("contexts") or []]
+    if name not in known:
+        raise LocalError(f"{kubeconfig} has no context {name!r}; it has: {', '.join(known) or 'none'}")
 
 
 def parse_registry(text: str) -> tuple[str, bool]:

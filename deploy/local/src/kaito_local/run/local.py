@@ -102,7 +102,10 @@ async def run_local(options: Options) -> None:
         )
         await learn(stage, phases)
     say(f"\n{phases.table()}")
-    say(f"\nIt keeps running. KUBECONFIG={cluster.kubeconfig}; `make down` removes everything.")
+    programs = await ensure(("kubectl", "helm"))
+    folders = ":".join(dict.fromkeys(str(program.parent) for program in programs.values()))
+    say("\nIt keeps running; `make down` removes everything. To look around:")
+    say(f'  export KUBECONFIG={cluster.kubeconfig} PATH="$PATH:{folders}"')
 
 
 async def down() -> None:

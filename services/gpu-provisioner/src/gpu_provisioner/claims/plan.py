@@ -35,11 +35,15 @@ class ClaimStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Status to write, labels to add to the claim, and what the Node lacks."""
+    """Status to write, and what goes before and after it: a claim is not Ready before its Node carries what it asks for.
+
+    `node` comes before the status; `node_later` and `labels` (of the claim) after it, because nobody waits for them.
+    """
 
     status: ClaimStatus
     labels: dict[str, str] = {}
     node: NodePatch = NodePatch()
+    node_later: NodePatch = NodePatch()
 
 
 def plan_claim(
@@ -61,17 +65,22 @@ def plan_claim(
             status=_status(claim, provider_id, None, conditions.lifecycle(claim, launched, registered, waits, now)),
             labels=_claim_labels(claim, option, None),
         )
-    patch = registration_patch(claim, node)
-    gap = initialization_gap(claim, node)
+    patch, later = registration_patch(claim, node), NodePatch()
+    gap = initialization_gap(claim, patch.applied(node))  # startup taints that it brings hold the claim back
     initialized = DONE
     if gap is not None and not conditions.is_done(claim, ClaimCondition.INITIALIZED):
         initialized = conditions.unknown(gap.reason, gap.message)
     elif node.metadata.labels.get(labels.INITIALIZED) != "true":
-        patch = msgspec.structs.replace(patch, labels={**patch.labels, labels.INITIALIZED: "true"})
+        mark = {labels.INITIALIZED: "true"}
+        if patch.empty:
+            later = NodePatch(labels=mark)
+        else:
+            patch = msgspec.structs.replace(patch, labels={**patch.labels, **mark})
     return ClaimPlan(
         status=_status(claim, provider_id, node, conditions.lifecycle(claim, launched, DONE, initialized, now)),
         labels=_claim_labels(claim, option, node),
         node=patch,
+        node_later=later,
     )
 
 

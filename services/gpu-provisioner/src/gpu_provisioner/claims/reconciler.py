@@ -22,6 +22,7 @@ from gpu_provisioner.cloud.failure import NEXT_OPTION
 from gpu_provisioner.cloud.stockouts import Stockouts
 from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
+from gpu_provisioner.nodes.registration import NodePatch
 from gpu_provisioner.observe import Observer
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from gpu_provisioner.pools.shape import pool_name, pool_shape
@@ -85,6 +86,10 @@ class ClaimReconciler:
             )  # its decision comes first: buying must not queue behind writing what we wait for
             return None
         outcome = self._ledger.outcome(claim.uid)
+        if outcome.outcome is Outcome.WAITING and not claim.provider_id:
+            early = self._ledger.deferred(claim.uid, self._clock.monotonic())
+            if early > 0:
+                return Result(requeue_after=early)  # first the pools of other claims are bought
         nodes = self._observer.nodes_of_provider(claim.provider_id or outcome.provider_id)
         if await self._lost(claim, outcome, nodes):
             return None
@@ -116,6 +121,7 @@ class ClaimReconciler:
             self._ledger.unblock(name)  # what failed was the other alternative, even where the pool keeps its name
         self._observer.record(claim, await self._client.patch(resource_of(claim), Key("", claim.name), patch))
         self._ledger.forget_claim(claim.uid)
+        self._ledger.defer(claim.uid, now + LATER_SECONDS)
         for pool in {name, claim.pool}:
             self._wake_pool(pool)
         return None  # the pool's decision brings the next look
@@ -145,6 +151,8 @@ class ClaimReconciler:
 
     async def _lost(self, claim: ClaimView, outcome: ClaimOutcome, nodes: tuple[Node, ...]) -> bool:
         """Whether the claim's machine is lost; the claim is then deleted."""
+        if claim.uid in self._ledger.replaced:
+            return True  # asked for already: the watch has yet to show it
         if outcome.outcome is Outcome.VANISHED:
             await self._replace(claim, "vanished", "its machine no longer exists")
         elif outcome.outcome is Outcome.NEVER_JOINED:
@@ -157,37 +165,48 @@ class ClaimReconciler:
 
     async def _replace(self, claim: ClaimView, cause: str, message: str) -> None:
         """A live claim whose machine is lost is deleted: whoever made it makes another."""
-        self._metrics.replaced.labels(cause).inc()
-        self._event(
-            claim, "Warning", "MachineLost", f"{message}; the claim is deleted so that its owner can replace it"
-        )
-        await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
+        said = f"{message}; the claim is deleted so that its owner can replace it"
+        await self._delete(claim, cause, "MachineLost", said)
 
     async def _give_up(self, claim: ClaimView, message: str) -> None:
         """The machine never joined. The condition is written first: whoever made the claim sees why it goes."""
         await self._write(claim, ClaimPlan(status=unregistered_status(claim, message, self._clock.now())), ())
-        self._metrics.replaced.labels("never joined").inc()
-        self._event(claim, "Warning", ClaimReason.REGISTRATION_TIMEOUT, message)
+        await self._delete(claim, "never joined", ClaimReason.REGISTRATION_TIMEOUT, message)
+
+    async def _delete(self, claim: ClaimView, cause: str, reason: str, message: str) -> None:
+        """Asks for the deletion once, and counts and says it once it is granted."""
         await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
+        self._ledger.replaced.add(claim.uid)
+        self._metrics.replaced.labels(cause).inc()
+        self._event(claim, "Warning", reason, message)
 
     async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> Result | None:
-        """Node first: a claim is never Ready before its node carries what the claim asks for. The claim's labels come last."""
-        if not plan.node.empty and len(nodes) == 1:
-            try:
-                body = plan.node.body(nodes[0])
-                self._observer.nodes.record(await self._client.patch(NODES, nodes[0].metadata.key, body))
-            except NotFound:
-                return None  # the node went meanwhile: its watch brings us back
+        """In the plan's order; what nobody waits for is left to a later look once a status was written."""
+        if not plan.node.empty and not await self._patch_node(nodes[0], plan.node):
+            return None
         resource, key = resource_of(claim), Key("", claim.name)
         status = status_patch(claim, plan.status)
         if status is not None:
             self._observer.record(claim, await self._client.patch(resource, key, status, subresource="status"))
             self._announce(claim, plan.status)
-            return Result(requeue_after=LATER_SECONDS) if plan.labels else None
+            self._ledger.defer(claim.uid, self._clock.monotonic() + LATER_SECONDS)
+        early = self._ledger.deferred(claim.uid, self._clock.monotonic())
+        if early > 0:
+            return Result(requeue_after=early) if plan.labels or not plan.node_later.empty else None
+        if not plan.node_later.empty and not await self._patch_node(nodes[0], plan.node_later):
+            return None
         if plan.labels:
             metadata = {"resourceVersion": claim.resource_version, "labels": plan.labels}
             self._observer.record(claim, await self._client.patch(resource, key, {"metadata": metadata}))
         return None
+
+    async def _patch_node(self, node: Node, patch: NodePatch) -> bool:
+        """False when the node went meanwhile: its watch brings us back."""
+        try:
+            self._observer.nodes.record(await self._client.patch(NODES, node.metadata.key, patch.body(node)))
+        except NotFound:
+            return False
+        return True
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
         """Metrics and events for the steps that this write has completed or failed."""

@@ -33,12 +33,25 @@ class NodePatch(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
-        lists = (self.taints, self.finalizers, self.owners)
-        return not self.labels and not self.annotations and all(each is None for each in lists)
+        return not self.labels and not self.annotations and not self._lists
+
+    @property
+    def _lists(self) -> bool:
+        return any(each is not None for each in (self.taints, self.finalizers, self.owners))
+
+    def applied(self, node: Node) -> Node:
+        """The node with the taints that it will have."""
+        if self.taints is None:
+            return node
+        return msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, taints=self.taints))
 
     def body(self, node: Node) -> dict[str, object]:
-        """The merge patch. Lists are replaced whole, so the patch carries the version that it was computed from."""
-        metadata: dict[str, object] = {"resourceVersion": node.metadata.resource_version}
+        """The merge patch. Lists are replaced whole, so with one it carries the version from which it was computed.
+
+        Without one it is bound to the object only: kubelet's writes, which come at any time, are no conflict.
+        """
+        meta = node.metadata
+        metadata: dict[str, object] = {"resourceVersion": meta.resource_version} if self._lists else {"uid": meta.uid}
         if self.labels:
             metadata["labels"] = self.labels
         if self.annotations:

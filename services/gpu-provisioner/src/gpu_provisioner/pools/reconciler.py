@@ -52,7 +52,6 @@ class PoolReconciler:
         metrics: Metrics,
         clock: Clock,
         wake_claim: Callable[[Key], None],
-        wake_claim_later: Callable[[Key], None],
         wake_list: Callable[[], None],
         leading: Callable[[], bool],
     ) -> None:
@@ -65,7 +64,6 @@ class PoolReconciler:
         self._metrics = metrics
         self._clock = clock
         self._wake_claim = wake_claim
-        self._wake_claim_later = wake_claim_later
         self._wake_list = wake_list
         self._leading = leading
         self._refused: dict[str, str] = {}
@@ -155,8 +153,7 @@ class PoolReconciler:
             self._ledger.outcomes[outcome.uid] = outcome
             if outcome.outcome is Outcome.FAILED and outcome.failure is not None:
                 self._note(claim, outcome.failure, self._ledger.pool(claim.pool))
-            wake = self._wake_claim_later if outcome.outcome is Outcome.WAITING else self._wake_claim
-            wake(claim.key)
+            self._wake_claim(claim.key)
 
     def _note(self, claim: ClaimView, failure: CloudFailure, pool: CloudPool | None) -> None:
         if pool is not None and pool.failure == failure:  # an operation's; a call's was counted when it failed

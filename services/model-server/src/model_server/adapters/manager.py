@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kaito_api.conditions import Reason
 from kaito_api.meta import Key
@@ -43,6 +43,13 @@ RECONCILE_SECONDS: Final = 3600.0
 SYNC_SECONDS: Final = 30.0
 RETRY: Final = BackoffPolicy(base=0.5, cap=120.0)
 _logger = logging.getLogger(__name__)
+
+
+class Attempt(NamedTuple):
+    """When this attempt began, and when it knew which version is meant (time.perf_counter)."""
+
+    started: float
+    resolved: float
 
 
 class TryAgainError(Exception):
@@ -179,7 +186,7 @@ class AdapterManager:
     async def _converge(self, name: str) -> Result | None:
         item = self._wanted.get(name)
         if item is None:
-            await self._take(name, None, None, started=0.0)
+            await self._take(name, None, None, None)
             self._dismiss(name)
             return None
         if self._capacity == 0:
@@ -195,7 +202,7 @@ class AdapterManager:
         started = time.perf_counter()
         try:
             resolved = await self._acquirer.resolve(item)
-            await self._take(name, item, resolved.version, started)
+            await self._take(name, item, resolved.version, Attempt(started, time.perf_counter()))
         except AcquireError as error:
             self._failed(item, error.reason, str(error))
             if error.retryable:
@@ -208,12 +215,12 @@ class AdapterManager:
         self._ready(item, resolved.version, resolved.note, report.load_seconds if report else 0.0)
         return Result(requeue_after=self._resolve_seconds) if item.image and "@" not in item.image else None
 
-    async def _take(self, name: str, item: Wanted | None, target: Version | None, started: float) -> None:
+    async def _take(self, name: str, item: Wanted | None, target: Version | None, attempt: Attempt | None) -> None:
         """Execute the plan for one name."""
         for step in plan_adapter(name, target, self._actual):
-            await self._execute(step, item, started)
+            await self._execute(step, item, attempt)
 
-    async def _execute(self, step: Step, item: Wanted | None, started: float) -> None:
+    async def _execute(self, step: Step, item: Wanted | None, attempt: Attempt | None) -> None:
         match step:
             case Load(version):
                 assert item is not None
@@ -222,10 +229,13 @@ class AdapterManager:
                 await self._revive(version)
             case Publish(version):
                 assert item is not None
+                assert attempt is not None
                 self._require_current(item)
                 self._engine.publish(version, item.image or item.folder)
                 self._actual = apply(step, self._actual)
-                elapsed = time.perf_counter() - started
+                elapsed = time.perf_counter() - attempt.started
+                self._metrics.adapter_load.labels("resolve").observe(attempt.resolved - attempt.started)
+                self._metrics.adapter_load.labels("total").observe(elapsed)
                 self._ready(item, version, "", elapsed)
                 _logger.info("adapter served", extra={"adapter": version.engine_name, "seconds": round(elapsed, 3)})
                 return

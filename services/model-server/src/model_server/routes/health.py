@@ -18,7 +18,6 @@ def router(lifecycle: Lifecycle) -> APIRouter:
         state = str(lifecycle.phase)
         if lifecycle.ready:
             return JSONResponse({"state": state})
-        waiting_for = "" if lifecycle.adapters_settled or not lifecycle.accepting else "adapters"
-        return JSONResponse({"state": state, "waitingFor": waiting_for}, status_code=503)
+        return JSONResponse({"state": state, "waitingFor": lifecycle.waiting_for}, status_code=503)
 
     return routes

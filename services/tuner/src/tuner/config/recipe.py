@@ -58,7 +58,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that training_config.yaml and the method say."""
 
     method: Method
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
+    """Of the base and the computation; auto is the fastest one of the device."""
     chat_template: str = ""
     attention: str = ""
     """Attention implementation the user insists on; "" for the best that is there."""
@@ -117,7 +118,7 @@ def parse(text: str, method: str) -> Recipe | tuple[Problem, ...]:
 
 
 def _dtype(model: dict[str, Any]) -> str:
-    return str(model.get("torch_dtype", model.get("dtype", "bfloat16"))).removeprefix("torch.")
+    return str(model.get("torch_dtype", model.get("dtype", "auto"))).removeprefix("torch.")
 
 
 def _lora(section: dict[str, Any]) -> dict[str, Any]:

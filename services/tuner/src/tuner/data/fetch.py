@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -147,15 +148,17 @@ class Downloader:
     ) -> int:
         """Append the body to the part from `start` on; return the bytes that it has then."""
         done = start
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            file.truncate()
+        # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+        with part.open("r+b" if start else "wb", buffering=0) as file:
+            if start:
+                file.truncate(start)
+                file.seek(start)
             async for chunk in response.content.iter_chunked(CHUNK):
                 done += len(chunk)
                 if done > self._limits.max_bytes:
                     raise _too_large(where, self._limits)
                 try:
-                    await asyncio.to_thread(file.write, chunk)
+                    await asyncio.to_thread(_append, file, chunk)
                 except OSError as error:
                     message = f"{part.parent}: {error.strerror}; give the data volume more"
                     raise FatalError(ExitCode.DISK_FULL, message) from error
@@ -173,6 +176,12 @@ class Downloader:
             response.release()
             here = location.redirected(here, response.headers["Location"], self._policy)
         raise LocationError(f"{where.shown} redirects more than {MAX_REDIRECTS} times")
+
+
+def _append(file: FileIO, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _refuse(where: Location, status: int) -> None:

@@ -16,6 +16,7 @@ from workspace_controller.sizing import Sizing
 HTTP_PORT: Final = 5000
 CONFIG_MOUNT: Final = "/mnt/config"
 ADAPTERS_MOUNT: Final = "/mnt/adapter"
+API_KEYS_MOUNT: Final = "/mnt/api-keys"
 GRACE_SECONDS: Final = 120
 """terminationGracePeriodSeconds of the pod."""
 DRAIN_SECONDS: Final = 90
@@ -53,6 +54,8 @@ def serve_command(
     command += _repeated("--plain-http", sorted(settings.plain_http_hosts))
     if volume_adapters:
         command += ["--adapters-dir", ADAPTERS_MOUNT]
+    if options.api_key_secret:
+        command += ["--api-keys-dir", API_KEYS_MOUNT]
     return [*command, "--", *engine_args(workspace, sizing, options)]
 
 

@@ -10,6 +10,7 @@ from workspace_controller.engines import engine_image
 from workspace_controller.hardening import CONTAINER_SECURITY, POD_SECURITY, TMP_MOUNT, base_env
 from workspace_controller.inference.command import (
     ADAPTERS_MOUNT,
+    API_KEYS_MOUNT,
     CONFIG_MOUNT,
     GRACE_SECONDS,
     HTTP_PORT,
@@ -30,6 +31,9 @@ from workspace_controller.sizing import Sizing
 
 CONFIG_HASH: Final = "kaito.sh/config-hash"
 """On the pod template: the configuration's digest, so that an edit of the ConfigMap rolls the pods."""
+_API_KEYS: Final = "api-keys"
+_GROUP_MAY_READ: Final = 0o440
+"""The files belong to root and to the pod's fsGroup."""
 
 
 def pod_template(
@@ -79,6 +83,8 @@ def _server(
     ]
     if workspace.inference.config:
         mounts.append({"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True})
+    if options.api_key_secret:
+        mounts.append({"name": _API_KEYS, "mountPath": API_KEYS_MOUNT, "readOnly": True})
     ports = [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}]
     if sizing.node_count > 1:
         ports.append({"name": "rendezvous", "containerPort": RENDEZVOUS_PORT, "protocol": "TCP"})
@@ -143,6 +149,9 @@ def _volumes(
     ]
     if workspace.inference.config:
         volumes.append({"name": "config", "configMap": {"name": workspace.inference.config}})
+    if secret := read_options(workspace.metadata.annotations).api_key_secret:
+        # Not optional: a pod whose keys are missing waits, and says so.
+        volumes.append({"name": _API_KEYS, "secret": {"secretName": secret, "defaultMode": _GROUP_MAY_READ}})
     return sorted(volumes, key=lambda volume: str(volume["name"]))
 
 

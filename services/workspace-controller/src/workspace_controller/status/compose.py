@@ -27,6 +27,7 @@ from workspace_controller.status.facts import with_facts
 from workspace_controller.status.finding import Finding
 from workspace_controller.status.inference import judge_inference
 from workspace_controller.status.job import judge_job
+from workspace_controller.status.keys import key_wait
 from workspace_controller.status.phases import time_phases
 from workspace_controller.status.resource import ResourceFindings, judge_resources, obstructed
 from workspace_controller.status.tuning import fold_tuning, scene
@@ -82,6 +83,9 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
     inference = judge_inference(statefulset, target, observed.pods, observed.nodes, resource)
     if statefulset is None and situation.obstacle is not None and not situation.obstacle.field.startswith("resource"):
         inference = Finding(ok=False, reason=situation.obstacle.reason, message=situation.obstacle.message)
+    wait = key_wait(workspace, observed.pods)
+    if wait is not None and inference.reason == Reason.INFERENCE_PENDING and not wait.seconds_left(now):
+        inference = wait.finding()
     plan = situation.plan or stored.plan
     adapters = fold_adapters(
         specs, observed.pods, spans_nodes=plan is not None and plan.nodes > 1, checks=observed.adapter_checks

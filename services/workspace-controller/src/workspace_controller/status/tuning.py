@@ -115,18 +115,25 @@ def _message(
         return said.message if said is not None else status.message
     if status.state == TuningState.FAILED:
         told = failure.message if failure is not None else _job_message(run.job) or status.message
-        return f"{told.rstrip('.')}. {_what_is_left(seen, output)}".strip()
+        return f"{told.rstrip('.')}. {_what_is_left(seen, output, status.checkpoint)}".strip()
     if failure is not None:
         return failure.message
     return seen.told.message if seen.told is not None else ""
 
 
-def _what_is_left(seen: Scene, output: DataDestination | None) -> str:
-    """Return what can be saved of a run whose push was refused for good, and how any run is tried again."""
+def _what_is_left(seen: Scene, output: DataDestination | None, checkpoint: str) -> str:
+    """Return what can be saved of a run whose push was refused for good, and how any run is tried again.
+
+    `checkpoint` is an image where the tuner has put the finished adapter into the registry, beside the output.
+    """
     if output is None:
         return ""
     if seen.active == PACKAGER and output.volume_source:
         return "The adapter is whole on the output volume: push it with `adapter-packager push`, or delete the Job to try again."
+    if seen.active == PACKAGER and "/" in checkpoint:
+        return (
+            f"The adapter is kept in {checkpoint}: correct the cause and delete the Job; the next one only pushes it."
+        )
     if seen.active == PACKAGER:
         return "The adapter was only in the pod and is lost; correct the cause and delete the Job to train it again."
     if output.volume_source:

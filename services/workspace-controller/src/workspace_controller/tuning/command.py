@@ -18,6 +18,8 @@ from workspace_controller.tuning.steps import (
     CONFIG_MOUNT,
     DATA_MOUNT,
     DATA_PATH,
+    KEY_FILE,
+    KEY_MOUNT,
     METRICS_PORT,
     PACKAGER,
     RESULTS_MOUNT,
@@ -26,11 +28,10 @@ from workspace_controller.tuning.steps import (
 )
 
 
-def check_command(workspace: Workspace, settings: Settings) -> list[str]:
-    """Return the command that proves push rights."""
-    image = _output_image(workspace)
-    hold = str(CHECK_HOLD_SECONDS)
-    return ["adapter-packager", "check", image, *_packager_flags(workspace, settings, CHECK), "--hold", hold]
+def check_command(workspace: Workspace, settings: Settings, options: Options) -> list[str]:
+    """Return the command that proves push rights, and that the result can be signed where that is wanted."""
+    command = ["adapter-packager", "check", _output_image(workspace), *_packager_flags(workspace, settings, CHECK)]
+    return [*command, "--hold", str(CHECK_HOLD_SECONDS), *_sign_flags(options)]
 
 
 def push_command(workspace: Workspace, sizing: Sizing, settings: Settings, options: Options) -> list[str]:
@@ -39,7 +40,7 @@ def push_command(workspace: Workspace, sizing: Sizing, settings: Settings, optio
     hold = settings.tuning.push_hold_seconds if options.push_hold_seconds is None else options.push_hold_seconds
     command = ["adapter-packager", "push", RESULTS_MOUNT, _output_image(workspace)]
     command += _packager_flags(workspace, settings, PACKAGER)
-    return [*command, "--hold", str(hold), "--base-model", sizing.preset.name]
+    return [*command, "--hold", str(hold), "--base-model", sizing.preset.name, *_sign_flags(options)]
 
 
 def data_command(workspace: Workspace, settings: Settings) -> list[str]:
@@ -93,6 +94,10 @@ def _packager_flags(workspace: Workspace, settings: Settings, container: str) ->
     secret = ["--push-secret", workspace.tuning.output.image_push_secret, "--push-secret-folder", SECRET_MOUNT]
     plain = _repeated("--plain-http", sorted(settings.plain_http_hosts & {host}))
     return [*secret, "--container", container, *plain]
+
+
+def _sign_flags(options: Options) -> list[str]:
+    return ["--sign-key", f"{KEY_MOUNT}/{KEY_FILE}"] if options.signing_key_secret else []
 
 
 def _output_image(workspace: Workspace) -> str:

@@ -1,8 +1,8 @@
 """The pod template of a tuning Job: check, weights, data, tuner, packager, in the order that kubelet keeps.
 
-The push Secret is mounted into the packager's containers alone. (The tuner's supervisor may read it over the API to keep
-checkpoints in the registry; an operator can switch that off.) An output that is only a volume has no packager: the tuner is the
-main container then, and so it is in a dry run, which makes nothing.
+The push Secret and the key that signs are mounted into the packager's containers alone. (The tuner's supervisor may read the push
+Secret over the API to keep checkpoints in the registry; an operator can switch that off.) An output that is only a volume has no
+packager: the tuner is the main container then, and so it is in a dry run, which makes nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from workspace_controller.tuning.volumes import volumes
 
 CONFIG_HASH = "kaito.sh/config-hash"
 _SECRET_MOUNT = {"name": "push-secret", "mountPath": steps.SECRET_MOUNT, "readOnly": True}
+_KEY_MOUNT = {"name": "signing-key", "mountPath": steps.KEY_MOUNT, "readOnly": True}
 
 
 def pod_template(
@@ -55,7 +56,7 @@ def pod_template(
         "serviceAccountName": service_account_name(workspace.metadata.name),
         "terminationGracePeriodSeconds": steps.GRACE_SECONDS,
         "tolerations": list(TOLERATIONS),
-        "volumes": volumes(workspace, sizing, weights, pushes=pushes(workspace)),
+        "volumes": volumes(workspace, sizing, weights, options, pushes=pushes(workspace)),
     }
     if not chain[:-1]:
         del spec["initContainers"]
@@ -87,7 +88,7 @@ def _chain(
     """Return the containers in the order in which they run; the last one is the pod's main container."""
     assert workspace.tuning is not None
     assert workspace.tuning.input is not None
-    chain = [_check(workspace, settings)] if pushes(workspace) else []
+    chain = [_check(workspace, settings, options)] if pushes(workspace) else []
     if weights.source:
         chain.append(_weights(workspace, sizing, settings, weights))
     if workspace.tuning.input.image:
@@ -98,9 +99,10 @@ def _chain(
     return chain
 
 
-def _check(workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    container = _container(steps.CHECK, settings.tuning.packager_image, command.check_command(workspace, settings))
-    return container | {"resources": resources.PACKAGER, "volumeMounts": [TMP_MOUNT, _SECRET_MOUNT]}
+def _check(workspace: Workspace, settings: Settings, options: Options) -> dict[str, Any]:
+    words = command.check_command(workspace, settings, options)
+    container = _container(steps.CHECK, settings.tuning.packager_image, words)
+    return container | {"resources": resources.PACKAGER, "volumeMounts": [TMP_MOUNT, *_secret_mounts(options)]}
 
 
 def _weights(workspace: Workspace, sizing: Sizing, settings: Settings, weights: Weights) -> dict[str, Any]:
@@ -163,9 +165,14 @@ def _tuner(
 
 def _packager(workspace: Workspace, sizing: Sizing, settings: Settings, options: Options) -> dict[str, Any]:
     words = command.push_command(workspace, sizing, settings, options)
-    mounts = [{"name": "results", "mountPath": steps.RESULTS_MOUNT, "readOnly": True}, TMP_MOUNT, _SECRET_MOUNT]
+    mounts = [{"name": "results", "mountPath": steps.RESULTS_MOUNT, "readOnly": True}, TMP_MOUNT]
     container = _container(steps.PACKAGER, settings.tuning.packager_image, words)
-    return container | {"resources": resources.PACKAGER, "volumeMounts": mounts}
+    return container | {"resources": resources.PACKAGER, "volumeMounts": [*mounts, *_secret_mounts(options)]}
+
+
+def _secret_mounts(options: Options) -> list[dict[str, Any]]:
+    """Return what only the packager's containers may see."""
+    return [_KEY_MOUNT, _SECRET_MOUNT] if options.signing_key_secret else [_SECRET_MOUNT]
 
 
 def _container(name: str, image: str, words: list[str]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ CONFIG_MOUNT: Final = "/mnt/config"
 RESULTS_MOUNT: Final = "/mnt/results"
 WORK_MOUNT: Final = "/workspace/tuner"
 SECRET_MOUNT: Final = "/var/run/kaito/push-secret"  # noqa: S105 - a path
+KEY_MOUNT: Final = "/var/run/kaito/signing-key"
+"""The Secret with the key that signs the result, in the packager's containers alone."""
+KEY_FILE: Final = "cosign.key"
+"""Its name in the Secret, as `cosign generate-key-pair` calls it."""
 DATA_PATH: Final = "data"
 """Folder of a data image's file system, as in KAITO."""
 

@@ -6,12 +6,15 @@ from typing import Any
 
 from kaito_api.workspace import Workspace
 from workspace_controller.inference.weights import Weights
+from workspace_controller.options import Options
 from workspace_controller.sizing import Sizing
 from workspace_controller.tuning.resources import SCRATCH_GIB, shared_memory
 
 
-def volumes(workspace: Workspace, sizing: Sizing, weights: Weights, *, pushes: bool) -> list[dict[str, Any]]:
-    """Return the volumes, by name. `pushes`: the result goes into a registry, so its Secret is needed."""
+def volumes(
+    workspace: Workspace, sizing: Sizing, weights: Weights, options: Options, *, pushes: bool
+) -> list[dict[str, Any]]:
+    """Return the volumes, by name. `pushes`: the result goes into a registry, so its Secrets are needed."""
     tuning = workspace.tuning
     assert tuning is not None
     assert tuning.input is not None
@@ -32,4 +35,7 @@ def volumes(workspace: Workspace, sizing: Sizing, weights: Weights, *, pushes: b
         # Optional: a missing Secret is then told by the check, in words, instead of by a pod that never starts.
         secret = {"secretName": tuning.output.image_push_secret, "optional": True, "defaultMode": 0o440}
         found.append({"name": "push-secret", "secret": secret})
+    if pushes and options.signing_key_secret:
+        key = {"secretName": options.signing_key_secret, "optional": True, "defaultMode": 0o440}
+        found.append({"name": "signing-key", "secret": key})
     return sorted(found, key=lambda volume: str(volume["name"]))

@@ -43,7 +43,7 @@ def validate(
     parsed = InferenceConfig()
     if workspace.tuning is not None:
         tuning = workspace.tuning
-        errors += tuning_errors(tuning, catalog, settings)
+        errors += tuning_errors(tuning, catalog, settings, options)
         errors += judge_training_config(tuning.config, config, tuning.method)
     if workspace.inference is not None:
         inference = workspace.inference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kaito_api import labels
 from kaito_api.conditions import Reason
 from kaito_api.workspace import AccessMode, InferenceSpec, PresetSpec
 from workspace_controller.catalog import Catalog
@@ -27,7 +28,7 @@ def inference_errors(
             )
         ]
     if inference.template is not None:
-        return _template_errors(inference, settings)
+        return _template_errors(inference, settings, options)
     assert inference.preset is not None
     errors = preset_errors("inference.preset", inference.preset, catalog)
     if options.local_weights and not settings.allow_host_path:
@@ -77,7 +78,7 @@ def preset_warnings(path: str, preset: PresetSpec | None) -> list[str]:
     return warnings
 
 
-def _template_errors(inference: InferenceSpec, settings: Settings) -> list[FieldError]:
+def _template_errors(inference: InferenceSpec, settings: Settings, options: Options) -> list[FieldError]:
     errors = []
     if not settings.allow_template:
         errors.append(
@@ -93,4 +94,7 @@ def _template_errors(inference: InferenceSpec, settings: Settings) -> list[Field
         )
     if inference.config:
         errors.append(invalid("inference.config", "works with presets only: mount the ConfigMap in the template"))
+    if options.api_key_secret:
+        path = f"metadata.annotations[{labels.API_KEY_SECRET}]"
+        errors.append(invalid(path, "works with presets only: remove it, and let your own container ask for the keys"))
     return errors

@@ -6,8 +6,10 @@ import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from kaito_api import labels
 from kaito_api.workspace import DataDestination, DataSource, TuningMethod, TuningSpec
 from workspace_controller.catalog import Catalog
+from workspace_controller.options import Options
 from workspace_controller.settings import Settings
 from workspace_controller.validation.adapters import is_image
 from workspace_controller.validation.inference import preset_errors
@@ -18,7 +20,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 _PIN: Final = re.compile(r"sha256=[0-9a-fA-F]{64}")
 
 
-def tuning_errors(tuning: TuningSpec, catalog: Catalog, settings: Settings) -> list[FieldError]:
+def tuning_errors(tuning: TuningSpec, catalog: Catalog, settings: Settings, options: Options) -> list[FieldError]:
     """Judge preset, method, input and output."""
     errors: list[FieldError] = []
     if tuning.preset is None:
@@ -28,6 +30,9 @@ def tuning_errors(tuning: TuningSpec, catalog: Catalog, settings: Settings) -> l
     if tuning.method not in tuple(TuningMethod):
         errors.append(invalid("tuning.method", f"must be lora or qlora, not {tuning.method!r}"))
     errors += _support_errors(tuning, catalog)
+    if options.signing_key_secret and tuning.output is not None and not tuning.output.image:
+        path = f"metadata.annotations[{labels.SIGNING_KEY_SECRET}]"
+        errors.append(invalid(path, "signs an image, and the output is none: name a tuning.output.image, or remove it"))
     return errors + _input_errors(tuning.input, settings) + _output_errors(tuning.output, settings)
 
 
