@@ -152,7 +152,9 @@ class ServerFactory:
         environment = os.environ | {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),  # as in a pod: one more waits for a core at every barrier
+            "OMP_NUM_THREADS": str(
+                max(1, (os.cpu_count() or 2) - 1)
+            ),  # as in a pod: one more waits for a core at every barrier
             "HF_HUB_OFFLINE": "1",
             "CXX": "no-compiler",  # as in the image
             "TMPDIR": str(temporary),
