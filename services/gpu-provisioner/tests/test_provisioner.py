@@ -137,19 +137,27 @@ async def test_equal_claims_of_a_workspace_share_one_pool_and_one_leaves_by_name
 async def test_partial_allocation_keeps_what_came(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
     names = [f"{name}{n}" for n in range(5)]
     async with stage(apiserver, tmp_path, timings=Timings(node=0.1, create=0.5)) as s:
-        s.arm.wire.faults.add(Fault("put", "partial", machines=3, error=ALLOCATION))
+        # Nothing can be bought until all five are known, so that they are one PUT.
+        s.arm.wire.faults.add(Fault("put", "answer", status=503, times=1000))
         for each in names:
             await s.claim(each, workspace="uid-1")
-        async with s.provisioner():
+        async with s.provisioner() as service:
+            await eventually(lambda: sum(c.finalized for c in service.observer.claims()) == len(names), timeout=60)
+            s.arm.wire.faults.clear()
+            s.arm.wire.faults.add(Fault("put", "partial", machines=3, error=ALLOCATION))
+
+            def bought() -> list[int]:
+                return [call.body["properties"]["count"] for call in s.calls("put") if call.status < 300]
 
             async def split() -> bool:
                 states = [await s.condition(each, "Launched") for each in names]
                 done = [state for state in states if state[0] == "True"]
                 failed = [state for state in states if state[1] == "InsufficientCapacity"]
-                return len(done) == 3 and len(failed) == 2
+                assert (len(done), len(failed)) == (3, 2), (states, bought())
+                return True
 
-            await eventually(split, timeout=90)
-            assert len(s.calls("put")) == 1, "no second PUT before the failure is waited out"
+            await eventually(split, timeout=60)
+            assert bought() == [5], "no second PUT before the failure is waited out"
 
 
 async def test_the_next_instance_type_is_tried_after_a_stock_out(

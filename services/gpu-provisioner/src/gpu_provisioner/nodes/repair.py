@@ -26,11 +26,16 @@ class NodeRepairer:
         self._events = events
         self._clock = clock
         self._ill_since: dict[str, float] = {}
+        self._asked: set[str] = set()
+        """Claims whose deletion was granted and has yet to be shown by the watch."""
 
     async def reconcile(self, key: Key) -> Result | None:
         """Looks at every claim's node; comes back when the next illness has lasted long enough."""
         now = self._clock.monotonic()
         claims = {claim.uid: claim for claim in self._observer.claims() if claim.provider_id and not claim.deleting}
+        self._asked &= claims.keys()
+        for uid in self._asked:
+            del claims[uid]
         reasons = {uid: reason for uid, claim in claims.items() if (reason := self._reason(claim))}
         self._ill_since = {uid: self._ill_since.get(uid, now) for uid in reasons}
         ill = [Illness(uid, reason, self._ill_since[uid]) for uid, reason in reasons.items()]
@@ -57,10 +62,11 @@ class NodeRepairer:
 
     async def _replace(self, claim: ClaimView, found: Illness, now: float) -> None:
         """Deletes the claim with a drain that does not wait: the node's pods are lost already."""
-        self._metrics.replaced.labels("unhealthy").inc()
         minutes = int((now - found.since) // 60)
         message = f"{found.reason} for {minutes} min; the claim is deleted so that its owner can replace it"
-        self._events.record(claim, resource_of(claim), "Warning", "NodeUnhealthy", message)
         mark = {"metadata": {"annotations": {labels.TERMINATION_TIMESTAMP: self._clock.now().isoformat()}}}
         await self._client.patch(resource_of(claim), Key("", claim.name), mark)
         await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
+        self._asked.add(claim.uid)
+        self._metrics.replaced.labels("unhealthy").inc()
+        self._events.record(claim, resource_of(claim), "Warning", "NodeUnhealthy", message)
