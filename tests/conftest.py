@@ -35,11 +35,16 @@ def render() -> Render:
 
 
 @pytest.fixture
-def log_in(apiserver: ApiServer, tmp_path: Path) -> Callable[[str, str], Awaitable[Path]]:
-    """Returns a function that makes a kubeconfig with a token of a ServiceAccount (namespace, name), and nothing else."""
+def log_in(apiserver: ApiServer, tmp_path: Path) -> Callable[..., Awaitable[Path]]:
+    """Returns a function that makes a kubeconfig with a token of a ServiceAccount (namespace, name), and nothing else.
 
-    async def kubeconfig(namespace: str, name: str) -> Path:
-        token = (await apiserver.kubectl("create", "token", name, "-n", namespace, "--duration", "1h")).strip()
+    With `pod` the token is bound to that pod, as the one that kubelet mounts into it.
+    """
+
+    async def kubeconfig(namespace: str, name: str, pod: str = "") -> Path:
+        bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod) if pod else ()
+        words = ("create", "token", name, "-n", namespace, "--duration", "1h", *bound)
+        token = (await apiserver.kubectl(*words)).strip()
         config = yaml.safe_load(apiserver.kubeconfig.read_text())
         config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
         folder = tmp_path / f"{namespace}-{name}"

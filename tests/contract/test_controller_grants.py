@@ -10,6 +10,7 @@ import pytest
 
 from kaito_api.workspace import Workspace
 from workspace_controller.inference.access import access, registry_secrets
+from workspace_controller.inference.weights import Weights
 from workspace_controller.naming import pod_names
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("policies")]
@@ -68,13 +69,14 @@ async def test_what_the_controller_writes_is_granted(controller: Any, namespace:
     spec = {
         "metadata": {"name": "w", "namespace": namespace, "uid": "0b1c"},
         "inference": {
-            "preset": {"name": "phi-4", "presetOptions": {"imagePullSecrets": ["pull"]}},
+            "preset": {"name": "phi-4"},
             "adapters": [{"source": {"name": "a", "image": "i", "imagePullSecrets": ["adapters"]}}],
         },
     }
     collections = {"Role": roles(namespace), "RoleBinding": bindings(namespace)}
     workspace = msgspec.convert(spec, Workspace)
-    made = access(workspace, pod_names("w", 2), registry_secrets(workspace.inference))
+    secrets = registry_secrets(workspace.inference, Weights(volume={}, pull_secrets=("pull",)))
+    made = access(workspace, pod_names("w", 2), secrets)
     written = [m for m in made if m.resource.kind in collections]
     assert len(written) == len(collections)
     for manifest in written:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from security_record import Record, Right, read_record, rights
 
 from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer, temporary_namespace
@@ -20,58 +21,6 @@ from kubecore.transport import Transport
 NAMESPACE = "kaito-security"
 _INSTALLED = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 _POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-
-
-class Right(NamedTuple):
-    """One verb on one resource, as RBAC sees it."""
-
-    group: str
-    resource: str
-    verb: str
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
-
-
-def rights(rules: Iterable[dict[str, Any]]) -> set[Right]:
-    """Every right that the rules grant."""
-    return {
-        Right(group, resource, verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one identity asked of the apiserver: the audit log, which the apiserver itself writes."""
-
-    used: set[Right]
-    denied: list[str]
-
-
-def read_record(apiserver: ApiServer, user: str, since: int = 0) -> Record:
-    """Read what `user` has asked for, from that place of the log on."""
-    used: set[Right] = set()
-    denied: list[str] = []
-    with apiserver.audit_log.open() as log:
-        log.seek(since)
-        for line in log:
-            event = json.loads(line)
-            there = event.get("objectRef")
-            if event["user"]["username"] != user or there is None:
-                continue
-            resource = there["resource"] + (f"/{there['subresource']}" if "subresource" in there else "")
-            right = Right(there.get("apiGroup", ""), resource, event["verb"])
-            if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid":
-                denied.append(f"{right} in {there.get('namespace', '')} ({there.get('name', '')})")
-                continue
-            used.add(right)
-            if event["verb"] == "patch" and event["responseStatus"].get("code") == 201:
-                used.add(right._replace(verb="create"))  # server-side apply of an absent object is judged as both
-    return Record(used, denied)
 
 
 @dataclass

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from kaito_api import labels
@@ -26,11 +30,20 @@ from kaito_api.resources import (
 )
 from kaito_api.workspace import Workspace
 from kubecore.client import Client
+from kubecore.config import load_config
 from kubecore.errors import NotFound
+from kubecore.leader import LeaderConfig
 from kubecore.testing.asserts import eventually
-from kubecore.transport import Request
+from kubecore.transport import Request, Transport
+from workspace_controller.catalog_files import load_catalog
 from workspace_controller.naming import headless_service_name, network_policy_name, service_account_name
+from workspace_controller.process_settings import ProcessSettings
+from workspace_controller.settings import Settings
+from workspace_controller.wiring import wire
 
+SERVICE = "workspace-controller"
+RELEASE = "kaito-security"
+POLICIES = ("kaito-controller-grants", "kaito-workload-reports")
 MANIFEST: dict[str, Any] = {
     "resource": {"instanceType": "Standard_NC24ads_A100_v4", "labelSelector": {"matchLabels": {"apps": "phi"}}},
     "inference": {"preset": {"name": "phi-3-mini-4k-instruct"}},
@@ -50,6 +63,22 @@ ADAPTER = {
 }
 PATIENCE = 60.0
 STAMP = datetime(2026, 1, 1, tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@asynccontextmanager
+async def controller(kubeconfig: Path, settings: Settings) -> AsyncIterator[None]:
+    """The whole controller as the holder of that kubeconfig, with election and the demand for the policies."""
+    leader = LeaderConfig(SERVICE, RELEASE)
+    process = ProcessSettings(
+        health_port=0, metrics_port=0, sweep_seconds=0.5, leader=leader, required_policies=POLICIES
+    )
+    async with Transport(load_config(str(kubeconfig)), user_agent=SERVICE, field_manager=SERVICE) as link:
+        wired = await wire(Client(link), load_catalog(None), settings, process)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(wired.manager.run())
+            yield
+            wired.manager.stop()
+            await task
 
 
 class Flows:
@@ -102,19 +131,34 @@ class Flows:
     async def serve(self, name: str, manifest: dict[str, Any]) -> None:
         """From the manifest to a pod that serves. The pod is the template's own: restricted Pod Security judges it."""
         await self.apply(name, manifest)
-        found: StatefulSet = await eventually(lambda: self.find(STATEFULSETS, name), timeout=PATIENCE)
-        raw = await self.raw(STATEFULSETS, name)
-        template = raw["spec"]["template"]
-        node = await self.node(name)
-        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name, "uid": found.metadata.uid}
-        metadata = {**template["metadata"], "name": f"{name}-0", "namespace": self.namespace}
-        metadata["ownerReferences"] = [{**owner, "controller": True}]
-        await self.client.create(PODS, {"metadata": metadata, "spec": {**template["spec"], "nodeName": node}})
+        found: StatefulSet = await self.planned(STATEFULSETS, name)
+        await self.pod(STATEFULSETS, name, f"{name}-0", nodeName=await self.node(name))
         await self.pod_ready(name, ready=True)
         counts = {"observedGeneration": found.metadata.generation, "replicas": 1, "readyReplicas": 1}
         counts |= {"updatedReplicas": 1, "currentRevision": "one", "updateRevision": "one"}
         await self.client.patch(STATEFULSETS, self.key(name), {"status": counts}, subresource="status")
         await self.until(name, "WorkspaceSucceeded")
+
+    async def planned(self, res: Resource[Any], name: str) -> Any:
+        """Wait until the controller has made the StatefulSet or Job."""
+
+        async def check() -> Any:
+            found = await self.find(res, name)
+            assert found is not None, (await self.client.get(WORKSPACES, self.key(name))).status.conditions
+            return found
+
+        return await eventually(check, timeout=PATIENCE)
+
+    async def pod(self, res: Resource[Any], name: str, pod: str, **spec: str) -> dict[str, Any]:
+        """Make the pod as the template of the StatefulSet or Job says, with `spec` added; return the template's spec."""
+        raw = await self.raw(res, name)
+        template = raw["spec"]["template"]
+        owner = {"apiVersion": res.api_version, "kind": res.kind, "name": name, "uid": raw["metadata"]["uid"]}
+        metadata = {**template["metadata"], "name": pod, "namespace": self.namespace}
+        metadata["ownerReferences"] = [{**owner, "controller": True}]
+        await self.client.create(PODS, {"metadata": metadata, "spec": {**template["spec"], **spec}})
+        planned: dict[str, Any] = template["spec"]
+        return planned
 
     async def node(self, name: str) -> str:
         selector = f"{labels.WORKSPACE}={name},{labels.WORKSPACE_NAMESPACE}={self.namespace}"
@@ -158,17 +202,8 @@ class Flows:
     async def tune(self, name: str) -> None:
         """From the manifest to a Job that has ended: its node is given back."""
         await self.apply(name, TUNING)
-
-        async def planned() -> Any:
-            found = await self.find(JOBS, name)
-            assert found is not None, (await self.client.get(WORKSPACES, self.key(name))).status.conditions
-            return found
-
-        job = await eventually(planned, timeout=PATIENCE)
-        template = (await self.raw(JOBS, name))["spec"]["template"]
-        metadata = {**template["metadata"], "name": f"{name}-1", "namespace": self.namespace}
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.metadata.uid, "controller": True}
-        await self.client.create(PODS, {"metadata": {**metadata, "ownerReferences": [owner]}, "spec": template["spec"]})
+        await self.planned(JOBS, name)
+        await self.pod(JOBS, name, f"{name}-1")
         await self.client.patch(PODS, self.key(f"{name}-1"), {"status": {"phase": "Succeeded"}}, subresource="status")
         ended = {"lastProbeTime": STAMP, "lastTransitionTime": STAMP, "status": "True"}
         conditions = [{"type": type_, **ended} for type_ in ("SuccessCriteriaMet", "Complete")]

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from security_flows import ADAPTER, MANIFEST, Flows
+from security_flows import ADAPTER, MANIFEST, POLICIES, RELEASE, SERVICE, Flows, controller
 
 from kaito_api.meta import Key
 from kaito_api.resources import MACHINES, NODECLAIMS, ROLES, WORKSPACES
@@ -27,7 +25,6 @@ from kubecore.clock import SystemClock
 from kubecore.config import load_config
 from kubecore.errors import Forbidden
 from kubecore.events import EventRecorder
-from kubecore.leader import LeaderConfig
 from kubecore.testing.asserts import eventually
 from kubecore.transport import Transport
 from workspace_controller.applier import Applier
@@ -38,35 +35,16 @@ from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.recent import Recent
 from workspace_controller.revision import plan_revision
 from workspace_controller.settings import ClaimApi, Settings
-from workspace_controller.wiring import build_caches, wire
+from workspace_controller.wiring import build_caches
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
-SERVICE = "workspace-controller"
-RELEASE = "kaito-security"
-POLICIES = ("kaito-controller-grants", "kaito-workload-reports")
 INDIRECT = {
     "escalate roles.rbac.authorization.k8s.io",
     "bind roles.rbac.authorization.k8s.io",
     "update workspaces/finalizers.kaito.sh",
 }
 """Asked for by admission while something else is written; test_what_no_request_shows takes each of them away."""
-
-
-@asynccontextmanager
-async def controller(kubeconfig: Path, settings: Settings) -> AsyncIterator[None]:
-    """The whole controller as the holder of that kubeconfig, with election and the demand for the policies."""
-    leader = LeaderConfig(SERVICE, RELEASE)
-    process = ProcessSettings(
-        health_port=0, metrics_port=0, sweep_seconds=0.5, leader=leader, required_policies=POLICIES
-    )
-    async with Transport(load_config(str(kubeconfig)), user_agent=SERVICE, field_manager=SERVICE) as link:
-        wired = await wire(Client(link), load_catalog(None), settings, process)
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(wired.manager.run())
-            yield
-            wired.manager.stop()
-            await task
 
 
 async def lagging(kubeconfig: Path, settings: Settings, workspace: Key) -> None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kaito_api.meta import ObjectMeta
-from kaito_api.workspace import Workspace
+from kaito_api.workspace import InferenceSpec, TuningSpec, Workspace
 from reference.table import code, table
 from workspace_controller.inference.access import access
+from workspace_controller.manifest import Manifest
 
 HEAD = ("On", "In", "May", "Why")
 CONDITIONS = {
     "claimApi": "with `settings.claimApi: {}`",
     "webhook": "with `webhook.certificates: {}`",
 }
-WORKLOAD_WHY = {
-    "workspaces": "its own Workspace, by name: which adapters to serve; list and watch with a field selector",
+SERVING_WHY = {
+    "workspaces": "its own Workspace, by name: which adapters to serve; get looks at them before the engine starts, list and "
+    "watch, with a field selector, follow them",
     "pods": "its own pods, by name: reports, as annotations; the policy kaito-workload-reports refuses all else",
-    "secrets": "the registry Secrets that the Workspace names, and no other",
+    "secrets": "the Secrets that the Workspace names to pull weights and adapters, and no other",
+}
+TUNING_WHY = {
+    "pods": "reports, as annotations; nobody knows the names of a Job's pods beforehand, the policy kaito-workload-reports "
+    "limits each to itself",
+    "secrets": "the Secrets that the Workspace names to pull weights and data; the push Secret, while checkpoints are kept in "
+    "the registry",
 }
 
 
@@ -34,7 +43,10 @@ def page(charts: Path) -> str:
     for service in ("workspace-controller", "gpu-provisioner"):
         entries = yaml.safe_load((charts / service / "permissions.yaml").read_text())
         parts += [f"## {service}\n", table(HEAD, [_row(entry) for entry in entries])]
-    parts += ["## The pods of a Workspace (`kaito-<hash>`)\n", table(HEAD, _workload())]
+    serving = access(Workspace(metadata=_meta("phi"), inference=InferenceSpec()), ("phi-0",), ("pull",))
+    parts += ["## The pods of an inference Workspace (`kaito-<hash>`)\n", table(HEAD, _workload(serving, SERVING_WHY))]
+    tuning = access(Workspace(metadata=_meta("tuned"), tuning=TuningSpec()), (), ("pull", "push"))
+    parts += ["## The pods of a tuning Workspace (`kaito-<hash>`)\n", table(HEAD, _workload(tuning, TUNING_WHY))]
     return "\n".join(parts)
 
 
@@ -50,12 +62,15 @@ def _resources(rule: dict[str, Any]) -> str:
     return ", ".join(code(f"{each}.{group}" if group else each) for each in rule["resources"]) + names
 
 
-def _workload() -> list[tuple[str, str, str, str]]:
-    """The rules that the controller writes for a Workspace named `phi` that pulls with the Secret `pull`."""
-    workspace = Workspace(metadata=ObjectMeta(name="phi", namespace="team", uid="u"))
-    role = next(m for m in access(workspace, ("phi-0",), ("pull",)) if m.resource.kind == "Role")
+def _meta(name: str) -> ObjectMeta:
+    return ObjectMeta(name=name, namespace="team", uid="u")
+
+
+def _workload(written: Iterable[Manifest], why: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    """The rules of the Role among what the controller writes."""
+    role = next(manifest for manifest in written if manifest.resource.kind == "Role")
     rows = []
     for rule in role.body["rules"]:
         (resource,) = rule["resources"]
-        rows.append((_resources(rule), "the Workspace's namespace", ", ".join(rule["verbs"]), WORKLOAD_WHY[resource]))
+        rows.append((_resources(rule), "the Workspace's namespace", ", ".join(rule["verbs"]), why[resource]))
     return rows

@@ -246,3 +246,18 @@ def test_checkpoints_and_the_right_on_the_push_secret_go_together(
     assert secrets_that_the_pod_may_read(manifests) == ({"registry-secret"} if kept else set())
     assert ("--checkpoint-image" in tuner["command"]) == bool(kept)
     assert not kept or tuner["command"][tuner["command"].index("--checkpoint-image") + 1] == kept
+
+
+@pytest.mark.parametrize(("name", "block"), [("phi-3-on-v100", "inference"), ("tuning-phi-3-qlora", "tuning")])
+@pytest.mark.parametrize(
+    ("annotations", "pulled"),
+    [({}, True), ({"kaito.sh/weights-claim": "models"}, False), ({"kaito.sh/weights-from": "hf"}, False)],
+    ids=["from a registry", "from a volume", "from the hub"],
+)
+def test_the_weights_secret_is_readable_only_where_it_pulls_them(
+    name: str, block: str, annotations: dict[str, str], pulled: bool, catalog: Catalog
+) -> None:
+    given = next(yaml.safe_load_all((GOLDENS / f"{name}.yaml").read_text()))
+    given["metadata"]["annotations"] = annotations
+    given[block]["preset"]["presetOptions"] = {"imagePullSecrets": ["weights-pull"]}
+    assert ("weights-pull" in secrets_that_the_pod_may_read(planned(given, catalog, CASES[name]))) == pulled

@@ -9,6 +9,7 @@ from workspace_controller.inference.pod import pod_template
 from workspace_controller.inference.service import headless_service, service
 from workspace_controller.inference.statefulset import statefulset
 from workspace_controller.inference.template import user_template
+from workspace_controller.inference.weights import plan_weights
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.manifest import Manifest
 from workspace_controller.naming import pod_names
@@ -39,12 +40,14 @@ def plan_inference(
         return ()
     nodes = sizing.node_count
     group = (headless_service(workspace),) if nodes > 1 else ()
-    front = service(workspace, read_options(workspace.metadata.annotations))
+    options = read_options(workspace.metadata.annotations)
+    front = service(workspace, options)
     if inference.template is not None:
         return (*group, front, statefulset(workspace, user_template(workspace, sizing), nodes, revision))
-    if sizing.engine is None:
+    if sizing.engine is None or sizing.preset is None:
         return ()
     template = pod_template(workspace, config, sizing, settings)
     fence = (network_policy(workspace),) if nodes > 1 else ()
-    rights = access(workspace, pod_names(workspace.metadata.name, nodes), registry_secrets(inference))
+    secrets = registry_secrets(inference, plan_weights(workspace, sizing.preset, settings, options))
+    rights = access(workspace, pod_names(workspace.metadata.name, nodes), secrets)
     return (*rights, *fence, *group, front, statefulset(workspace, template, nodes, revision))

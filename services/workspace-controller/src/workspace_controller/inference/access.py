@@ -8,6 +8,7 @@ from typing import Any
 from kaito_api.resources import ROLEBINDINGS, ROLES, SERVICEACCOUNTS
 from kaito_api.workspace import InferenceSpec, Workspace
 from workspace_controller.inference.metadata import owned_metadata
+from workspace_controller.inference.weights import Weights
 from workspace_controller.manifest import Manifest, manifest
 from workspace_controller.naming import service_account_name
 
@@ -31,26 +32,22 @@ def access(workspace: Workspace, pods: Sequence[str], secrets: Sequence[str]) ->
     )
 
 
-def registry_secrets(inference: InferenceSpec) -> tuple[str, ...]:
-    """Return the names of the Secrets with which weights and adapters are pulled, sorted."""
-    preset = inference.preset
-    named = set(preset.preset_options.image_pull_secrets) if preset is not None else set()
+def registry_secrets(inference: InferenceSpec, weights: Weights) -> tuple[str, ...]:
+    """Return the names of the Secrets with which weights and adapters are pulled, sorted: not those of other sources."""
+    named = set(weights.pull_secrets)
     for adapter in inference.adapters:
-        named.update(adapter.source.image_pull_secrets)
+        if adapter.source.image:
+            named.update(adapter.source.image_pull_secrets)
     return tuple(sorted(named))
 
 
 def _rules(workspace: Workspace, pods: Sequence[str], secrets: Sequence[str]) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    if workspace.tuning is None:  # a Job is told everything when it is made; a server follows its adapters
+        own = {"resourceNames": [workspace.metadata.name], "verbs": ["get", "list", "watch"]}
+        rules.append({"apiGroups": ["kaito.sh"], "resources": ["workspaces"], **own})
     named = {"resourceNames": list(pods)} if pods else {}
-    rules = [
-        {
-            "apiGroups": ["kaito.sh"],
-            "resources": ["workspaces"],
-            "resourceNames": [workspace.metadata.name],
-            "verbs": ["get", "list", "watch"],
-        },
-        {"apiGroups": [""], "resources": ["pods"], **named, "verbs": ["patch"]},
-    ]
+    rules.append({"apiGroups": [""], "resources": ["pods"], **named, "verbs": ["patch"]})
     if secrets:
         rules.append({"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(secrets), "verbs": ["get"]})
     return rules

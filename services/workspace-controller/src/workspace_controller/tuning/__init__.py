@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kaito_api.workspace import Workspace
 from workspace_controller.inference.access import access
+from workspace_controller.inference.weights import plan_weights
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.manifest import Manifest
 from workspace_controller.options import read_options
@@ -29,8 +30,10 @@ def plan_tuning(
     `run` is the request that the Job is for (tuning/run.py). Nothing is planned (an empty tuple) while the GPUs of the
     user's nodes are not known.
     """
-    if workspace.tuning is None or sizing.engine is None:
+    if workspace.tuning is None or sizing.engine is None or sizing.preset is None:
         return ()
     template = pod_template(workspace, config, sizing, settings)
-    secrets = readable_secrets(workspace, settings, read_options(workspace.metadata.annotations))
+    options = read_options(workspace.metadata.annotations)
+    weights = plan_weights(workspace, sizing.preset, settings, options)
+    secrets = readable_secrets(workspace, weights, settings, options)
     return (*access(workspace, (), secrets), job(workspace, template, run=run, revision=revision))

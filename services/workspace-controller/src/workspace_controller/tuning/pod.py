@@ -69,12 +69,12 @@ def pushes(workspace: Workspace) -> bool:
     return tuning is not None and tuning.output is not None and bool(tuning.output.image)
 
 
-def readable_secrets(workspace: Workspace, settings: Settings, options: Options) -> tuple[str, ...]:
+def readable_secrets(workspace: Workspace, weights: Weights, settings: Settings, options: Options) -> tuple[str, ...]:
     """Return the names of the Secrets that the pod reads over the API, sorted: to pull weights and data, to keep checkpoints."""
     tuning = workspace.tuning
     if tuning is None:
         return ()
-    named = set(tuning.preset.preset_options.image_pull_secrets) if tuning.preset is not None else set()
+    named = set(weights.pull_secrets)
     if tuning.input is not None and tuning.input.image:
         named.update(tuning.input.image_pull_secrets)
     if tuning.output is not None and checkpoint_image(workspace, settings, options):
