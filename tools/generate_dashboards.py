@@ -40,7 +40,7 @@ def share(metric: str, quantile: float, by: str, selector: str = "") -> str:
     return f"histogram_quantile({quantile}, sum by (le, {by}) (rate({metric}_bucket{selector}[5m])))"
 
 
-POD = '{namespace="$namespace", pod=~"$workspace-.*"}'
+POD = '{namespace="$namespace", workspace="$workspace"}'
 BOARDS = [
     Board(
         "fleet",
@@ -80,7 +80,7 @@ BOARDS = [
             Panel("Leaders", "kaito:leaders", legend="{{lease}}"),
             Panel(
                 "Reconciles",
-                "sum by (controller, result) (rate(kubecore_reconcile_total[5m]))",
+                "sum by (controller, result) (rate(kubecore_reconcile_total[5m])) > 0",
                 "ops",
                 "{{controller}} {{result}}",
             ),
@@ -90,7 +90,12 @@ BOARDS = [
                 "s",
                 "{{controller}}",
             ),
-            Panel("Queue", "sum by (controller) (kubecore_queue_depth)", legend="{{controller}}"),
+            Panel(
+                "Queue",
+                # Without the replicas that wait for the lease: they keep every key.
+                "sum by (controller) (kubecore_queue_depth unless on (instance) kubecore_leader == 0)",
+                legend="{{controller}}",
+            ),
             Panel(
                 "API requests",
                 "sum by (verb, code) (rate(kubecore_requests_total[5m]))",
@@ -144,7 +149,7 @@ BOARDS = [
             ),
             Panel(
                 "Cost",
-                'sum by (workspace) (kaito_workspace_estimated_cost_usd_per_hour{namespace="$namespace", '
+                'sum(kaito_workspace_estimated_cost_usd_per_hour{namespace="$namespace", '
                 'workspace="$workspace"}) or vector(0)',
                 "currencyUSD",
                 "USD an hour",
@@ -172,7 +177,13 @@ BOARDS = [
                 "sum by (adapter, kind) (rate(kaito_adapter_tokens_total[5m]))",
                 legend="{{adapter}} {{kind}}",
             ),
-            Panel("Time to load, p95", share("kaito_adapter_load_seconds", 0.95, "phase"), "s", "{{phase}}"),
+            Panel(
+                "Time to load, p95",
+                # Of all loads of the running pods: most end before the first scrape, where no rate sees them.
+                "histogram_quantile(0.95, sum by (le, phase) (kaito_adapter_load_seconds_bucket))",
+                "s",
+                "{{phase}}",
+            ),
             Panel(
                 "Failed loads",
                 "sum by (adapter, reason) (increase(kaito_adapter_failures_total[1h])) or vector(0)",

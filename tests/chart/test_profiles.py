@@ -189,6 +189,7 @@ async def test_cert_manager_instead_of_own_certificates(render: Any, issuer: str
 async def test_monitoring_objects_name_what_is_there(render: Any) -> None:
     objects = await render("--set", ",".join(MONITORED), "--set", "gpu-provisioner.enabled=true")
     (monitor,) = [each for each in objects if each["kind"] == "ServiceMonitor"]
+    assert all(each["honorLabels"] for each in monitor["spec"]["endpoints"]), "a Workspace's metrics keep its namespace"
     services = [
         each
         for each in objects

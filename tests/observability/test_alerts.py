@@ -73,12 +73,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
-def firing(name: str, series: tuple[str, str]) -> dict[str, Any]:
+def firing(name: str, *series: tuple[str, str]) -> dict[str, Any]:
     """A promtool test which asks whether the alert fires at the end of an hour."""
     query = f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)'
     return {
         "interval": "1m",
-        "input_series": [{"series": series[0], "values": series[1]}],
+        "input_series": [{"series": name, "values": values} for name, values in series],
         "promql_expr_test": [
             {"expr": query, "eval_time": f"{MINUTES}m", "exp_samples": [{"labels": "{}", "value": 1}]}
         ],
@@ -100,6 +100,14 @@ async def test_each_fires_for_its_trouble_and_not_without(tmp_path: Path) -> Non
         calm = firing(name, peace)
         calm["promql_expr_test"][0]["exp_samples"][0]["value"] = 0
         tests.append(calm)
+    waiting = firing(
+        "KaitoQueueStuck",
+        ('kubecore_queue_depth{controller="workspace", instance="standby"}', "101x60"),
+        ('kubecore_leader{lease="l", instance="standby"}', "0x60"),
+        ('kubecore_leader{lease="l", instance="leader"}', "1x60"),
+    )
+    waiting["promql_expr_test"][0]["exp_samples"][0]["value"] = 0
+    tests.append(waiting)
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     await run("promtool", "check", "rules", RULES)

@@ -105,7 +105,8 @@ def write_config(folder: Path) -> Path:
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [RULES.name],
-        "scrape_configs": [{"job_name": "kaito", "file_sd_configs": [{"files": [_TARGETS]}]}],
+        # As the chart's monitors do: metrics about a Workspace keep its namespace, not that of the controller.
+        "scrape_configs": [{"job_name": "kaito", "honor_labels": True, "file_sd_configs": [{"files": [_TARGETS]}]}],
     }
     (folder / RULES.name).write_bytes(RULES.read_bytes())
     (folder / _TARGETS).write_text("[]")
