@@ -12,6 +12,7 @@ from gpu_provisioner.nodes.drain import cordon, deadline, drain_step
 from gpu_provisioner.nodes.health import Illness, illness, to_repair
 from gpu_provisioner.nodes.initialization import initialization_gap
 from gpu_provisioner.nodes.registration import NodePatch, registration_patch
+from gpu_provisioner.observe import same_health
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from kaito_api.conditions import ClaimReason
 from kaito_api.core.node import Taint
@@ -233,6 +234,8 @@ def test_illness_and_the_brake() -> None:
     lost = node(gpus=0, **{"karpenter.sh/initialized": "true"})
     assert illness(lost, requests_gpu=True) == "node aks-p-1-vmss000000 has lost its GPU"
     assert illness(lost, requests_gpu=False) == ""
+    assert not same_health(node(gpus=0), lost), "the label that comes later is what makes it ill"
+    assert same_health(lost, lost)
     old, fresh = Illness("a", "x", 0.0), Illness("b", "x", 60.0)
     assert to_repair([old, fresh], total=10, now=600.0) == (old,)
     many = [Illness(str(n), "x", 0.0) for n in range(3)]

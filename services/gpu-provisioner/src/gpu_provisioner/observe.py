@@ -134,8 +134,12 @@ def vital(node: Node) -> tuple[object, ...]:
 
 
 def same_health(old: Node, new: Node) -> bool:
-    """Whether readiness and offered resources are as before."""
-    return old.ready == new.ready and old.status.allocatable == new.status.allocatable
+    """Whether all that an illness is judged by is as before: a GPU is missed on an initialized node only."""
+    return (old.ready, old.status.allocatable, old.metadata.labels.get(labels.INITIALIZED)) == (
+        new.ready,
+        new.status.allocatable,
+        new.metadata.labels.get(labels.INITIALIZED),
+    )
 
 
 def pool_of(node: Node) -> str:

@@ -116,6 +116,7 @@ class Provisioner:
             clock=self.clock,
             shared_pools=settings.shared_pools,
             wake_pool=self.wake_pool,
+            wake_repair=self.wake_repair,
         )
         pools = PoolReconciler(
             observer=self.observer,
@@ -147,6 +148,10 @@ class Provisioner:
         """Look at this agent pool."""
         if name:
             self.pools.enqueue(Key("", name))
+
+    def wake_repair(self) -> None:
+        """Look at the health of all nodes."""
+        self.repair.enqueue(EVERYTHING)
 
     def wake_claim(self, key: Key) -> None:
         """Look at this claim."""
@@ -216,7 +221,7 @@ class Provisioner:
             self.claims.enqueue(claim.key)
         if labels.REGISTERED in node.metadata.labels:
             if not node.ready or overtaken or (event.old is not None and not same_health(event.old, node)):
-                self.repair.enqueue(EVERYTHING)  # looks at all claims: not for each label
+                self.wake_repair()  # looks at all claims: not for each label
             self.release.enqueue(node.metadata.key)
 
     def _being_bound(self, node: Node) -> list[ClaimView]:

@@ -56,6 +56,7 @@ class ClaimReconciler:
         clock: Clock,
         shared_pools: bool,
         wake_pool: Callable[[str], None],
+        wake_repair: Callable[[], None],
     ) -> None:
         self._client = client
         self._observer = observer
@@ -67,6 +68,7 @@ class ClaimReconciler:
         self._clock = clock
         self._shared = shared_pools
         self._wake_pool = wake_pool
+        self._wake_repair = wake_repair
 
     async def reconcile(self, key: Key) -> Result | None:
         """One look at the claim."""
@@ -206,6 +208,8 @@ class ClaimReconciler:
             self._observer.nodes.record(await self._client.patch(NODES, node.metadata.key, patch.body(node)))
         except NotFound:
             return False
+        if labels.INITIALIZED in patch.labels:
+            self._wake_repair()  # from now on a GPU is missed, perhaps since before; the echo of our own write wakes nobody
         return True
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
