@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from gpu_provisioner.claims.reconciler import ClaimReconciler
+from gpu_provisioner.claims.replacement import Replacement
 from gpu_provisioner.claims.termination import Terminator
 from gpu_provisioner.claims.view import ClaimKind, ClaimView, from_machine, from_node_claim
 from gpu_provisioner.cloud.base import AgentPools
@@ -105,12 +106,14 @@ class Provisioner:
             clock=self.clock,
             wake_pool=self.wake_pool,
         )
+        replacement = Replacement(client=client, ledger=self.ledger, metrics=self.metrics, events=events)
         claims = ClaimReconciler(
             client=client,
             observer=self.observer,
             ledger=self.ledger,
             stockouts=stockouts,
             terminator=terminator,
+            replacement=replacement,
             metrics=self.metrics,
             events=events,
             clock=self.clock,
@@ -131,7 +134,12 @@ class Provisioner:
             leading=lambda: self.manager.is_leader,
         )
         repair = NodeRepairer(
-            client=client, observer=self.observer, metrics=self.metrics, events=events, clock=self.clock
+            client=client,
+            observer=self.observer,
+            replacement=replacement,
+            metrics=self.metrics,
+            events=events,
+            clock=self.clock,
         )
         release = NodeReleaser(client=client, observer=self.observer)
         add = self.manager.add_controller

@@ -16,6 +16,7 @@ from gpu_provisioner.claims.plan import (
     status_patch,
     unregistered_status,
 )
+from gpu_provisioner.claims.replacement import Replacement
 from gpu_provisioner.claims.termination import LATER_SECONDS, Terminator
 from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
 from gpu_provisioner.cloud.failure import NEXT_OPTION
@@ -51,6 +52,7 @@ class ClaimReconciler:
         ledger: Ledger,
         stockouts: Stockouts,
         terminator: Terminator,
+        replacement: Replacement,
         metrics: Metrics,
         events: EventRecorder,
         clock: Clock,
@@ -63,6 +65,7 @@ class ClaimReconciler:
         self._ledger = ledger
         self._stockouts = stockouts
         self._terminator = terminator
+        self._replacement = replacement
         self._metrics = metrics
         self._events = events
         self._clock = clock
@@ -153,8 +156,8 @@ class ClaimReconciler:
 
     async def _lost(self, claim: ClaimView, outcome: ClaimOutcome, nodes: tuple[Node, ...]) -> bool:
         """Whether the claim's machine is lost; the claim is then deleted."""
-        if claim.uid in self._ledger.replaced:
-            return True  # asked for already: the watch has yet to show it
+        if self._replacement.asked(claim):
+            return True
         if outcome.outcome is Outcome.VANISHED:
             await self._replace(claim, "vanished", "its machine no longer exists")
         elif outcome.outcome is Outcome.NEVER_JOINED:
@@ -168,19 +171,12 @@ class ClaimReconciler:
     async def _replace(self, claim: ClaimView, cause: str, message: str) -> None:
         """A live claim whose machine is lost is deleted: whoever made it makes another."""
         said = f"{message}; the claim is deleted so that its owner can replace it"
-        await self._delete(claim, cause, "MachineLost", said)
+        await self._replacement.delete(claim, cause, "MachineLost", said)
 
     async def _give_up(self, claim: ClaimView, message: str) -> None:
         """The machine never joined. The condition is written first: whoever made the claim sees why it goes."""
         await self._write(claim, ClaimPlan(status=unregistered_status(claim, message, self._clock.now())), ())
-        await self._delete(claim, "never joined", ClaimReason.REGISTRATION_TIMEOUT, message)
-
-    async def _delete(self, claim: ClaimView, cause: str, reason: str, message: str) -> None:
-        """Asks for the deletion once, and counts and says it once it is granted."""
-        await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
-        self._ledger.replaced.add(claim.uid)
-        self._metrics.replaced.labels(cause).inc()
-        self._event(claim, "Warning", reason, message)
+        await self._replacement.delete(claim, "never joined", ClaimReason.REGISTRATION_TIMEOUT, message)
 
     async def _write(self, claim: ClaimView, plan: ClaimPlan, nodes: tuple[Node, ...]) -> Result | None:
         """In the plan's order; what nobody waits for is left to a later look once a status was written."""

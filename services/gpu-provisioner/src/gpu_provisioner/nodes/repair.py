@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpu_provisioner.claims.replacement import Replacement
 from gpu_provisioner.claims.view import ClaimView, resource_of
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.nodes.health import TOLERATION_SECONDS, Illness, illness, to_repair
@@ -18,24 +19,28 @@ class NodeRepairer:
     """One key for the whole cluster, since the brake needs to see all nodes at once."""
 
     def __init__(
-        self, *, client: Client, observer: Observer, metrics: Metrics, events: EventRecorder, clock: Clock
+        self,
+        *,
+        client: Client,
+        observer: Observer,
+        replacement: Replacement,
+        metrics: Metrics,
+        events: EventRecorder,
+        clock: Clock,
     ) -> None:
         self._client = client
         self._observer = observer
+        self._replacement = replacement
         self._metrics = metrics
         self._events = events
         self._clock = clock
         self._ill_since: dict[str, float] = {}
-        self._asked: set[str] = set()
-        """Claims whose deletion was granted and has yet to be shown by the watch."""
 
     async def reconcile(self, key: Key) -> Result | None:
         """Looks at every claim's node; comes back when the next illness has lasted long enough."""
         now = self._clock.monotonic()
-        claims = {claim.uid: claim for claim in self._observer.claims() if claim.provider_id and not claim.deleting}
-        self._asked &= claims.keys()
-        for uid in self._asked:
-            del claims[uid]
+        staying = (c for c in self._observer.claims() if not c.deleting and not self._replacement.asked(c))
+        claims = {claim.uid: claim for claim in staying if claim.provider_id}
         reasons = {uid: reason for uid, claim in claims.items() if (reason := self._reason(claim))}
         self._ill_since = {uid: self._ill_since.get(uid, now) for uid in reasons}
         ill = [Illness(uid, reason, self._ill_since[uid]) for uid, reason in reasons.items()]
@@ -66,7 +71,4 @@ class NodeRepairer:
         message = f"{found.reason} for {minutes} min; the claim is deleted so that its owner can replace it"
         mark = {"metadata": {"annotations": {labels.TERMINATION_TIMESTAMP: self._clock.now().isoformat()}}}
         await self._client.patch(resource_of(claim), Key("", claim.name), mark)
-        await self._client.delete(resource_of(claim), Key("", claim.name), uid=claim.uid)
-        self._asked.add(claim.uid)
-        self._metrics.replaced.labels("unhealthy").inc()
-        self._events.record(claim, resource_of(claim), "Warning", "NodeUnhealthy", message)
+        await self._replacement.delete(claim, "unhealthy", "NodeUnhealthy", message)
