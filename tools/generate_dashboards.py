@@ -93,7 +93,7 @@ BOARDS = [
             Panel(
                 "Queue",
                 # Without the replicas that wait for the lease: they keep every key.
-                "sum by (controller) (kubecore_queue_depth unless on (instance) kubecore_leader == 0)",
+                "sum by (controller) (kubecore_queue_depth unless on (instance) (max by (instance) (kubecore_leader) == 0))",
                 legend="{{controller}}",
             ),
             Panel(

@@ -108,6 +108,14 @@ async def test_each_fires_for_its_trouble_and_not_without(tmp_path: Path) -> Non
     )
     waiting["promql_expr_test"][0]["exp_samples"][0]["value"] = 0
     tests.append(waiting)
+    tests.append(
+        firing(
+            "KaitoQueueStuck",
+            ('kubecore_queue_depth{controller="workspace", instance="leader"}', "101x60"),
+            ('kubecore_leader{lease="l", instance="leader"}', "1x60"),
+            ('kubecore_leader{lease="another", instance="leader"}', "0x60"),
+        )
+    )
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     await run("promtool", "check", "rules", RULES)
