@@ -16,7 +16,7 @@ import yaml
 from kaito_local.binaries import ensure
 from kaito_local.command import run
 from kaito_local.images.catalog import SERVICES
-from kaito_local.images_command import chart_values
+from kaito_local.images.values import image_values
 from kaito_local.run.chart import CHART
 from workspace_controller.__main__ import parse
 from workspace_controller.catalog_files import load_catalog
@@ -103,7 +103,7 @@ async def test_everything_comes_from_the_one_registry_of_the_air_gapped_profile(
 
 async def test_images_made_and_pushed_by_kaito_local_are_named_as_they_were_pushed(render: Any, tmp_path: Path) -> None:
     pushed = {name: f"mirror.example:5000/deep/{name}:0.1.0-0123456789ab" for name in SERVICES}
-    (tmp_path / "images.yaml").write_text(yaml.safe_dump(chart_values(pushed)))
+    (tmp_path / "images.yaml").write_text(yaml.safe_dump(image_values(pushed)))
     files = ("--values", CHART / "profiles" / "air-gapped.yaml", "--values", tmp_path / "images.yaml")
     objects = await render(*files, "--set", "gpu-provisioner.enabled=true")
     images = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Deployment"}

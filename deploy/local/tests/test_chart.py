@@ -19,7 +19,7 @@ from kaito_local.run.provisioner import chart_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-SERVICES = ("workspace-controller", "model-server", "tuner", "adapter-packager")
+SERVICES = ("workspace-controller", "gpu-provisioner", "model-server", "tuner", "adapter-packager")
 IMAGES = {name: f"kaito.local/{name}:1" for name in SERVICES}
 CONTROLLER = CHART / "charts" / "workspace-controller"
 PROVISIONER = CHART / "charts" / "gpu-provisioner"
@@ -39,7 +39,8 @@ def _local(tmp_path: Path) -> dict[str, Any]:
     there = Endpoint("https://10.200.0.1:7443", certificate, Identity())
     more = {"adapter_registry": "10.200.0.1:5051", "data_host": "10.200.0.1:5060"}
     values = local_values(IMAGES, "10.200.0.1:5050", "machine", node_selector=SYSTEM_NODE.labels, **more)
-    return {**values, "gpu-provisioner": chart_values(there, "kaito.local/gpu-provisioner:1")}
+    values["gpu-provisioner"] |= chart_values(there)
+    return values
 
 
 def _of(objects: list[dict[str, Any]], kind: str, name: str = "workspace-controller") -> dict[str, Any]:

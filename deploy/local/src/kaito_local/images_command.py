@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,6 +11,7 @@ from kaito_local.images.build import build_images, image_store
 from kaito_local.images.catalog import SERVICES
 from kaito_local.images.push import push_images
 from kaito_local.images.store import load_template
+from kaito_local.images.values import image_values
 from kaito_local.progress import phase
 
 LOCAL_PREFIX = "kaito.local"
@@ -51,27 +51,7 @@ async def images(args: argparse.Namespace) -> int:
         await asyncio.to_thread(write_layout, store, built, prefix, args.layout)
     if args.values:
         names = {image.name: image.reference(prefix) for image in built}
-        args.values.write_text(yaml.safe_dump(chart_values(names), sort_keys=False))
+        args.values.write_text(yaml.safe_dump(image_values(names), sort_keys=False))
     for image in built:
         print(image.reference(prefix))
     return 0
-
-
-def chart_values(references: dict[str, str]) -> dict[str, Any]:
-    """Return the umbrella chart's values that name these images, by service, whatever registry a profile puts before others."""
-    values: dict[str, Any] = {"global": {"imageRegistry": ""}}
-    for service in ("workspace-controller", "gpu-provisioner"):
-        if service in references:
-            repository, _, tag = references[service].rpartition(":")
-            values[service] = {"image": {"repository": repository, "tag": tag}}
-    tuning: dict[str, Any] = {}
-    if "tuner" in references:
-        tuning["images"] = {"cpu": references["tuner"]}
-    if "adapter-packager" in references:
-        tuning["packagerImage"] = references["adapter-packager"]
-    settings: dict[str, Any] = {"tuning": tuning} if tuning else {}
-    if "model-server" in references:
-        settings["engineImages"] = {"cpu": references["model-server"]}
-    if settings:
-        values.setdefault("workspace-controller", {})["settings"] = settings
-    return values

@@ -7,6 +7,7 @@ from typing import Any
 from kaito_local.binaries import ensure
 from kaito_local.command import run
 from kaito_local.errors import CommandError, LocalError
+from kaito_local.images.values import image_values
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY
 
@@ -90,24 +91,16 @@ def local_values(
     """
     host = registry.partition("/")[0]
     plain_hosts = [host] if plain_http else []
-    repository, _, tag = images["workspace-controller"].rpartition(":")
-    return {
-        "workspace-controller": {
-            "image": {"repository": repository, "tag": tag},
-            "nodeSelector": {"kubernetes.io/os": "linux", **(node_selector or {})},
-            "settings": {
-                "presetRegistry": f"{registry}/presets",
-                "plainHttpHosts": [*plain_hosts, *([adapter_registry] if adapter_registry else [])],
-                "engineImages": {"cpu": images["model-server"]},
-                "tuning": {
-                    "images": {"cpu": images["tuner"]},
-                    "packagerImage": images["adapter-packager"],
-                    "dataHosts": [data_host] if data_host else [],
-                },
-                "claimApi": claim_api,
-            },
-        },
+    values = image_values(images)
+    controller = values["workspace-controller"]
+    controller["nodeSelector"] = {"kubernetes.io/os": "linux", **(node_selector or {})}
+    controller["settings"] |= {
+        "presetRegistry": f"{registry}/presets",
+        "plainHttpHosts": [*plain_hosts, *([adapter_registry] if adapter_registry else [])],
+        "claimApi": claim_api,
     }
+    controller["settings"]["tuning"]["dataHosts"] = [data_host] if data_host else []
+    return values
 
 
 def _namespace() -> dict[str, Any]:

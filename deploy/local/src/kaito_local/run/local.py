@@ -73,9 +73,7 @@ async def run_local(options: Options) -> None:
     references = {image.name: image.reference(LOCAL_PREFIX) for image in images}
     with phases.phase("node provisioner"):
         say(f"  claims are answered by {_WHO[options.provisioner]}; each gets a real kubelet of its own")
-        answering = await provisioner.start(
-            cluster, options.provisioner, options.claim_api, references["gpu-provisioner"]
-        )
+        answering = await provisioner.start(cluster, options.provisioner, options.claim_api)
     with phases.phase("umbrella chart (Helm)"):
         values = local_values(
             references,
@@ -85,7 +83,8 @@ async def run_local(options: Options) -> None:
             adapter_registry=f"{cluster.host_ip}:{learning.REGISTRY_PORT}",
             data_host=f"{cluster.host_ip}:{learning.DATA_PORT}",
         )
-        await install(await helm(cluster.kubeconfig), kubectl, {**values, "gpu-provisioner": answering})
+        values["gpu-provisioner"] |= answering
+        await install(await helm(cluster.kubeconfig), kubectl, values)
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         await kubectl("apply", "-f", EXAMPLE)
         await follow(load_config(str(cluster.kubeconfig)), WORKSPACE, references["model-server"], options.timeout)

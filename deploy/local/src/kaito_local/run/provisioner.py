@@ -22,15 +22,15 @@ _CLIENT = "00000000-0000-0000-0000-0000000000cc"
 _START_TIMEOUT = 30.0
 
 
-async def start(cluster: Cluster, kind: str, claim_api: str, image: str) -> dict[str, Any]:
-    """Start what answers claims, beside the cluster, and return the values of the gpu-provisioner's chart."""
+async def start(cluster: Cluster, kind: str, claim_api: str) -> dict[str, Any]:
+    """Start what answers claims, beside the cluster, and return the values of the gpu-provisioner's chart but its image."""
     if kind == STAND_IN:
         cluster.start_claims(claim_api)
         return {"enabled": False}
     await cluster.stop_claims()
     there = endpoint(cluster.host_ip)
     await _start_aks(there)
-    return chart_values(there, image)
+    return chart_values(there)
 
 
 async def stop() -> None:
@@ -39,12 +39,10 @@ async def stop() -> None:
     await asyncio.to_thread(shutil.rmtree, folder(), ignore_errors=True)
 
 
-def chart_values(there: Endpoint, image: str) -> dict[str, Any]:
+def chart_values(there: Endpoint) -> dict[str, Any]:
     """The values that point the provisioner to the AKS stand-in, with a projected token as on AKS."""
-    repository, _, tag = image.rpartition(":")
     return {
         "enabled": True,
-        "image": {"repository": repository, "tag": tag},
         "nodeSelector": {"kubernetes.io/os": "linux", **SYSTEM_NODE.labels},
         "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
         "settings": {
