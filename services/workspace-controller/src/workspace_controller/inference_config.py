@@ -11,14 +11,14 @@ import re
 from typing import Any, Final
 
 import msgspec
-import yaml
 
+from workspace_controller.config_text import kind, read_config, shown
 from workspace_controller.engine_arguments import ALLOWED, allowed, normalise, reserved
 from workspace_controller.suggestions import did_you_mean
 
 CONFIG_KEY: Final = "inference_config.yaml"
 _TOP_LEVEL: Final = ("vllm", "max_probe_steps", "kv_cache_cpu_memory_utilization")
-_LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
+_LENGTH: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)([kKmM]?)")
 _FACTORS: Final = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
 _MAX_CHARACTERS: Final = 64 * 1024
 
@@ -53,20 +53,6 @@ class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML would silently keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
 def parse_config(text: str) -> InferenceConfig | tuple[ConfigProblem, ...]:
     """Parse the text of `inference_config.yaml`. Never raises: all problems are returned together."""
     content = _read(text)
@@ -82,7 +68,7 @@ def parse_config(text: str) -> InferenceConfig | tuple[ConfigProblem, ...]:
     ]
     arguments = content.get("vllm") or {}
     if not isinstance(arguments, dict):
-        message = f"must map arguments to values, not be a {_kind(arguments)}"
+        message = f"must map arguments to values, not be a {kind(arguments)}"
         return (*problems, ConfigProblem(path="vllm", message=message))
     problems += [problem for name, value in arguments.items() for problem in _argument_problems(str(name), value)]
     names = [normalise(str(name)) for name in arguments]
@@ -100,20 +86,14 @@ def parse_config(text: str) -> InferenceConfig | tuple[ConfigProblem, ...]:
 
 
 def _read(text: str) -> dict[Any, Any] | ConfigProblem:
-    if len(text) > _MAX_CHARACTERS:
-        return ConfigProblem(path="", message=f"has {len(text)} characters, at most {_MAX_CHARACTERS} are read")
     try:
-        content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that is stricter
-    except yaml.YAMLError as error:
-        return ConfigProblem(path="", message=f"is not valid YAML: {_where(error)}")
-    except ValueError as error:  # impossible dates and numbers of thousands of digits
-        return ConfigProblem(path="", message=f"holds a value that cannot be read: {error}")
-    except RecursionError:
-        return ConfigProblem(path="", message="is nested too deeply")
+        content = read_config(text, most=_MAX_CHARACTERS)
+    except ValueError as error:
+        return ConfigProblem(path="", message=str(error))
     if content is None:
         return {}
     if not isinstance(content, dict):
-        return ConfigProblem(path="", message=f"must be a mapping with the key vllm, not a {_kind(content)}")
+        return ConfigProblem(path="", message=f"must be a mapping with the key vllm, not a {kind(content)}")
     return content
 
 
@@ -133,11 +113,11 @@ def _context_length(value: object) -> int | ConfigProblem | None:
     """vLLM's spelling: a number, a number with k, m (1000) or K, M (1024), "auto" or -1 for the largest that fits."""
     problem = ConfigProblem(
         path="vllm.max-model-len",
-        message=f"must be a positive number of tokens, such as 8192 or 8k, or auto: {value!r}",
+        message=f"must be a positive number of tokens, such as 8192 or 8k, or auto: {shown(value)}",
     )
     if value is None or value in ("auto", -1, "-1"):
         return None
-    match = _LENGTH.fullmatch(str(value).strip())
+    match = _LENGTH.fullmatch(str(value).strip()) if isinstance(value, int | float | str) else None
     if match is None:
         return problem
     number, suffix = match.groups()
@@ -151,14 +131,3 @@ def _warnings(content: dict[str, Any]) -> tuple[str, ...]:
         "kv_cache_cpu_memory_utilization": "kv_cache_cpu_memory_utilization has no effect: use vllm.kv-offloading-size",
     }
     return tuple(message for key, message in ignored.items() if key in content)
-
-
-def _where(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
-    return " ".join(str(error).split())[:200]
-
-
-def _kind(value: object) -> str:
-    names = {list: "list", dict: "mapping", str: "text", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), type(value).__name__)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import yaml
-
 from kaito_api.conditions import Reason
 from kaito_api.workspace import TuningMethod
+from workspace_controller.config_text import read_config
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.suggestions import did_you_mean
 from workspace_controller.tuning.config import CONFIG_KEY
@@ -46,12 +45,10 @@ def judge_training_config(name: str, source: ConfigSource | None, method: str) -
 
 
 def _problems(text: str, method: str) -> list[str]:
-    if len(text) > _MAX_CHARACTERS:
-        return [f"has {len(text)} characters; at most {_MAX_CHARACTERS} are read"]
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return [f"is not valid YAML: {' '.join(str(error).split())[:200]}"]
+        content = read_config(text, most=_MAX_CHARACTERS)
+    except ValueError as error:
+        return [str(error)]
     if not isinstance(content, dict) or ROOT not in content:
         others = f", not {', '.join(map(str, content))[:200]}" if isinstance(content, dict) and content else ""
         return [f"must be a mapping with the key {ROOT}{others}"]
