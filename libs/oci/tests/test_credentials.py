@@ -130,5 +130,29 @@ def test_a_helper_that_is_not_there_is_said(tmp_path: Path) -> None:
         Keychain(tmp_path / "config.json").candidates(Reference.parse("ghcr.io/a/b"))
 
 
+@pytest.mark.parametrize(
+    ("script", "executable", "words"),
+    [
+        ("echo the keychain is locked >&2; exit 1", True, "docker-credential-bad fails: the keychain is locked"),
+        ("echo 'the keychain is locked'; exit 1", True, "docker-credential-bad fails: the keychain is locked"),
+        ("""echo '{"Secret": "hush-hush"}'; exit 3""", True, "docker-credential-bad fails: exit code 3"),
+        ("exit 0", False, "docker-credential-bad cannot be run: Permission denied"),
+        ("kill -9 $$", True, "docker-credential-bad fails: exit code -9"),
+    ],
+)
+def test_a_helper_that_fails_is_not_one_without_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, executable: bool, words: str
+) -> None:
+    helper(tmp_path, "bad", script)
+    if not executable:
+        (tmp_path / "docker-credential-bad").chmod(0o644)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "bad"}))
+    with pytest.raises(Unauthorized) as refused:
+        Keychain(tmp_path / "config.json").candidates(Reference.parse("ghcr.io/a/b"))
+    assert words in str(refused.value)
+    assert "hush-hush" not in str(refused.value)
+
+
 def test_no_config_means_anonymous(tmp_path: Path) -> None:
     assert Keychain(tmp_path / "absent.json").candidates(Reference.parse("ghcr.io/a/b")) == []

@@ -139,8 +139,9 @@ async def test_a_realm_without_encryption_is_refused(
 
 async def test_credentials_of_another_host_stay_home(script: ScriptedRegistry, server: ScriptedServer) -> None:
     script.overrides.append(lambda _: Reply(401, {"WWW-Authenticate": 'Basic realm="give it to me"'}))
-    with pytest.raises(errors.Unauthorized, match="no credentials"):
+    with pytest.raises(errors.Unauthorized, match="no credentials") as refused:
         await resolve(f"{server.host}/a/b:v1", auth=login("ghcr.io"), plain_http_hosts=[server.host])
+    assert refused.value.by_registry
     assert not any("authorization" in request.headers for request in server.requests)
 
 

@@ -63,6 +63,26 @@ def make_adapter(tmp_path: Path) -> MakeAdapter:
 
 
 @pytest.fixture
+def kubeconfig(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a kubeconfig for an apiserver at a URL that asks for no login."""
+
+    def write(server: str) -> Path:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
+
+    return write
+
+
+@pytest.fixture
 async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
     folder = tmp_path / "registry"
     folder.mkdir()

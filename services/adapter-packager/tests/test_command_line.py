@@ -146,6 +146,7 @@ async def test_exit_codes(
         (errors.DiskFull, 74),
         (errors.DestinationInUse, 74),
         (errors.FileChanged, 65),
+        (errors.FileUnreadable, 66),
     ],
 )
 def test_every_error_of_the_library_has_its_code(error: type[errors.OciError], code: int) -> None:

@@ -13,14 +13,11 @@ import pytest
 
 from adapter_packager.arguments import parse
 from adapter_packager.cli import main
-from adapter_packager.exits import SecretProblem
-from adapter_packager.holding import hold_on
 from kaito_api.report import Report, decode
-from kaito_oci import errors
 from kaito_oci.testing.docker_registry import DockerRegistry
+from kaito_oci.testing.scripted_registry import ScriptedRegistry
 from kaito_oci.testing.scripted_server import Reply, Request, ScriptedServer, scripted_server
 from kubecore.testing.asserts import eventually
-from kubecore.testing.clock import FakeClock
 
 pytestmark = pytest.mark.slow  # processes and sockets that are waited for
 
@@ -92,23 +89,6 @@ async def api(apiserver_script: FakeApiserver) -> AsyncIterator[ScriptedServer]:
         yield running
 
 
-def kubeconfig(folder: Path, server: str) -> Path:
-    path = folder / "kubeconfig"
-    path.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "clusters": [{"name": "c", "cluster": {"server": server}}],
-                "users": [{"name": "u", "user": {}}],
-            }
-        )
-    )
-    return path
-
-
 class Pod:
     """Starts the program as the container of a Pod."""
 
@@ -135,8 +115,14 @@ class Pod:
 
 
 @pytest.fixture
-def pod(tmp_path: Path, api: ScriptedServer, locked_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch) -> Pod:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, f"http://{api.host}")))
+def pod(
+    tmp_path: Path,
+    api: ScriptedServer,
+    locked_registry: DockerRegistry,
+    kubeconfig: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Pod:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(f"http://{api.host}")))
     monkeypatch.setenv("POD_NAME", "job-1")
     monkeypatch.setenv("POD_NAMESPACE", "ns")
     return Pod(tmp_path, locked_registry.host)
@@ -268,52 +254,69 @@ async def test_an_adapter_that_cannot_be_served_is_said_with_its_reason(
     assert (code, pod.last_word.reason) == (65, "MethodUnsupported")
 
 
-@pytest.mark.parametrize(
-    ("troubles", "hold", "attempts"),
-    [
-        ([], 0.0, 1),
-        ([errors.Unavailable("down")] * 3, 600.0, 4),
-        (
-            [errors.Unauthorized("who"), errors.Denied("no"), SecretProblem("SecretMissing", "?", retryable=True)],
-            600.0,
-            4,
-        ),
-        ([errors.Unavailable("down")] * 100, 10.0, (2, 9)),
-        ([errors.Unavailable("down")], 0.0, (1, 1)),
-        ([errors.TagImmutable("there")], 600.0, (1, 1)),
-        ([errors.DigestMismatch("other")], 600.0, (1, 1)),
-    ],
-)
-async def test_holding_on(troubles: list[Exception], hold: float, attempts: int | tuple[int, int]) -> None:
-    clock, made, heard = FakeClock(), 0, []
-    queue = list(troubles)
-
-    async def attempt() -> str:
-        nonlocal made
-        made += 1
-        if queue:
-            raise queue.pop(0)
-        return "done"
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(
-            swallow(
-                hold_on(attempt, seconds=hold, clock=clock, on_trouble=lambda error, left: heard.append((error, left)))
-            )
-        )
-        while not task.done():
-            await asyncio.sleep(0)
-            if clock.sleepers:
-                await clock.advance(40)
-    if isinstance(attempts, tuple):
-        assert isinstance(task.result(), type(troubles[0]))
-        assert attempts[0] <= made <= attempts[1]
-    else:
-        assert (task.result(), made, len(heard)) == ("done", attempts, attempts - 1)
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+async def test_what_nobody_thought_of_is_said_too(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod, file: str
+) -> None:
+    """A disk that fails: reading a process's unmapped memory gives the same error."""
+    apiserver_script.give(locked_registry.dockerconfigjson())
+    path = make_adapter()
+    (path / file).unlink()
+    (path / file).symlink_to("/proc/self/mem")
+    process = await pod.start("push", path, f"{locked_registry.host}/me/adapter:v1")
+    _, err = await asyncio.wait_for(process.communicate(), 50)
+    assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (1, "Failed", "Unexpected")
+    assert "Input/output error" in pod.last_word.message
+    assert apiserver_script.reports[-1] == pod.last_word
+    logged = [json.loads(line) for line in err.decode().splitlines() if line.startswith("{")]
+    assert [line["message"] for line in logged] == ["unexpected error"]
+    assert "Traceback" in logged[0]["error"]
 
 
-async def swallow(work: Any) -> object:
-    try:
-        return await work
-    except (errors.OciError, SecretProblem) as error:
-        return error
+async def test_the_cause_of_a_lost_report_is_logged(
+    apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
+) -> None:
+    apiserver_script.give(locked_registry.dockerconfigjson())
+    apiserver_script.patch_status = 403
+    process = await pod.start("check", f"{locked_registry.host}/me/adapter:v1")
+    _, err = await asyncio.wait_for(process.communicate(), 50)
+    assert process.returncode == 0
+    logged = [json.loads(line) for line in err.decode().splitlines()]
+    assert {line["message"] for line in logged} == {"report not written"}
+    assert all("403" in line["error"] or "Forbidden" in line["error"] for line in logged), logged
+
+
+DENIED = b'{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}'
+
+
+@pytest.mark.parametrize("rights", ["none to push", "given while it holds on"])
+async def test_a_login_without_push_rights(
+    make_adapter: MakeAdapter, apiserver_script: FakeApiserver, pod: Pod, rights: str
+) -> None:
+    """The registry knows who it is, and lets them read only."""
+    store, granted = ScriptedRegistry(), False
+
+    def registry(request: Request) -> Reply:
+        if request.headers.get("authorization") != "Basic bWU6cHc=":
+            return Reply(401, {"WWW-Authenticate": 'Basic realm="r"'})
+        if request.method == "POST" and not granted:
+            return Reply(403, body=DENIED)
+        return store(request)
+
+    async with scripted_server(registry) as server:
+        apiserver_script.give(json.dumps({"auths": {server.host: {"auth": "bWU6cHc="}}}).encode())
+        where = [f"{server.host}/me/adapter:v1", "--plain-http", server.host]
+        if rights == "none to push":
+            for command in (["check"], ["push", make_adapter()]):
+                assert await pod.run(*command, *where, "--hold", "0") == 72
+                said = pod.last_word
+                assert (said.state, said.reason) == ("Failed", "Denied")
+                assert "the registry denies access: 403 (DENIED requested access" in said.message
+            assert (store.blobs, store.manifests) == ({}, {})
+            return
+        async with asyncio.TaskGroup() as group:
+            pushing = group.create_task(pod.run("push", make_adapter(), *where, "--hold", "40"))
+            await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "Denied"], timeout=30)
+            granted = True
+        assert pushing.result() == 0
+        assert "v1" in store.manifests

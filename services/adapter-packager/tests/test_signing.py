@@ -188,23 +188,10 @@ async def test_the_check_tells_an_unusable_key(
 
 
 async def test_in_a_pod_the_check_ends_with_the_reason(
-    make_adapter: MakeAdapter, registry: DockerRegistry, tmp_path: Path, run: Run
+    registry: DockerRegistry, tmp_path: Path, run: Run, kubeconfig: Callable[[str], Path]
 ) -> None:
-    del make_adapter
-    log, kubeconfig = tmp_path / "termination-log", tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "clusters": [{"name": "c", "cluster": {"server": f"http://{registry.host}"}}],
-                "users": [{"name": "u", "user": {}}],
-            }
-        )
-    )
-    pod = {"POD_NAME": "job-1", "POD_NAMESPACE": "ns", "KUBECONFIG": str(kubeconfig)}
+    log = tmp_path / "termination-log"
+    pod = {"POD_NAME": "job-1", "POD_NAMESPACE": "ns", "KUBECONFIG": str(kubeconfig(f"http://{registry.host}"))}
     name, key = f"{registry.host}/me/adapter:v1", tmp_path / "nowhere" / "cosign.key"
     options = ["--plain-http", registry.host, "--termination-log", log, "--hold", "0"]
     code, _, _ = await run("check", name, "--sign-key", key, *options, env=pod)

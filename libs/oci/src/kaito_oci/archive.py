@@ -8,12 +8,12 @@ PAX record for its size, which USTAR cannot hold.
 from __future__ import annotations
 
 import posixpath
-from io import FileIO
 from pathlib import Path
 
 import msgspec
 
 from kaito_oci.errors import FileChanged
+from kaito_oci.local_file import LocalFile
 
 _BLOCK = 512
 _USTAR_MAX = 8**11 - 1
@@ -122,10 +122,10 @@ class TarReader:
         self._segments = segments
         self._index = 0
         self._offset = 0
-        self._open: FileIO | None = None
+        self._open: LocalFile | None = None
 
     def read(self, size: int) -> bytes:
-        """Some bytes, at most `size`; b"" at the end. Raises FileChanged where a file became shorter."""
+        """Some bytes, at most `size`; b"" at the end. Raises FileChanged where a file became shorter, FileUnreadable."""
         while self._index < len(self._segments):
             segment = self._segments[self._index]
             left = _size(segment) - self._offset
@@ -162,7 +162,7 @@ class TarReader:
 
     def _from_file(self, part: _FilePart, size: int) -> bytes:
         if self._open is None:
-            self._open = part.path.open("rb", buffering=0)
+            self._open = LocalFile(part.path)
             self._open.seek(self._offset)
         block = self._open.read(size)
         if not block:

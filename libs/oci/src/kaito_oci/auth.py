@@ -133,9 +133,11 @@ class RepositoryAuth(TokenAuth):  # type: ignore[misc] # oras-py carries no type
             raise Unavailable(f"the token endpoint of {self._host} does not answer ({type(error).__name__})") from error
         if response.status_code in {401, 400}:
             who = "refused the credentials" if self._credential else "gives no anonymous access"
-            raise Unauthorized(f"the token endpoint of {self._host} {who} for {self._repository}")
+            said = f"the token endpoint of {self._host} {who} for {self._repository}"
+            raise Unauthorized(said, by_registry=True)
         if response.status_code == 403:
-            raise Denied(f"the token endpoint of {self._host} denies access to {self._repository}")
+            said = f"the token endpoint of {self._host} denies access to {self._repository}"
+            raise Denied(said, by_registry=True)
         if response.status_code in RETRYABLE_STATUS:
             raise Unavailable(f"the token endpoint of {self._host} answers {response.status_code}")
         if response.status_code != 200:

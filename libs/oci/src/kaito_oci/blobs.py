@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from kaito_oci import digest as digests
 from kaito_oci.archive import Member, TarReader, layout
 from kaito_oci.body import SeekableReader
-from kaito_oci.digest import sha256
+from kaito_oci.local_file import LocalFile
 from kaito_oci.manifest import Descriptor
 
 _BLOCK = 1024 * 1024
@@ -30,7 +31,7 @@ class BytesBlob:
 
     def __init__(self, content: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> None:
         self.descriptor = Descriptor(
-            media_type=media_type, digest=sha256(content), size=len(content), annotations=_notes(annotations)
+            media_type=media_type, digest=digests.sha256(content), size=len(content), annotations=_notes(annotations)
         )
         self._content = content
 
@@ -49,7 +50,7 @@ class FileBlob:
 
     def open(self) -> SeekableReader:
         """A fresh reader."""
-        return self._path.open("rb", buffering=0)
+        return LocalFile(self._path)
 
 
 class TarBlob:
@@ -79,4 +80,4 @@ def _digest(reader: SeekableReader) -> tuple[str, int]:
             size += len(block)
     finally:
         reader.close()
-    return f"sha256:{state.hexdigest()}", size
+    return digests.of(state), size

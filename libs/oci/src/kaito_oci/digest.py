@@ -11,7 +11,7 @@ from kaito_oci.reference import DIGEST
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-EMPTY_SHA256 = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+EMPTY_SHA256 = f"sha256:{hashlib.sha256().hexdigest()}"
 
 
 def hasher(digest: str) -> _Hash:
@@ -21,11 +21,11 @@ def hasher(digest: str) -> _Hash:
     return hashlib.new(digest.partition(":")[0])
 
 
-def matches(state: _Hash, digest: str) -> bool:
-    """Whether what was hashed is what the digest names."""
-    return f"{state.name}:{state.hexdigest()}" == digest
+def of(state: _Hash) -> str:
+    """The digest of what was hashed: `algorithm:hex`."""
+    return f"{state.name}:{state.hexdigest()}"
 
 
 def sha256(content: bytes) -> str:
     """The canonical digest of some bytes."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return of(hashlib.sha256(content))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from kaito_oci import digest as digests
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
@@ -35,7 +37,7 @@ class Digester:
     def result(self) -> str:
         """The digest of everything so far, as `algorithm:hex`."""
         self._settle()
-        return f"{self._state.name}:{self._state.hexdigest()}"
+        return digests.of(self._state)
 
     def close(self) -> None:
         """End the thread."""

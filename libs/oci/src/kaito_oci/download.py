@@ -11,15 +11,18 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
+import urllib3.exceptions
 
 from kaito_oci import digest as digests
 from kaito_oci import refusal, retry
 from kaito_oci.digester import Digester
 from kaito_oci.errors import DigestMismatch, DiskFull, Truncated, Unavailable
+from kaito_oci.limits import Patience
 from kaito_oci.manifest import Descriptor
 from kaito_oci.operation import CURRENT
 from kaito_oci.registry import NETWORK_ERRORS, HardenedRegistry, blob_missing
@@ -52,7 +55,9 @@ class BlobStream:
         self._position = offset
         self._digester = Digester(state or digests.hasher(descriptor.digest))
         self._response: requests.Response | None = None
-        self._breaks = 0
+        self._breaks = _Breaks(registry.settings.patience)
+        self._end = descriptor.size
+        self._sent_to = 0
         self._pace = _Pace(registry.settings.patience.stall, registry.settings.patience.min_rate)
         self._verified = False
 
@@ -61,9 +66,15 @@ class BlobStream:
         """Bytes of the blob delivered so far."""
         return self._position
 
+    def aim(self, end: int) -> None:
+        """Say that nothing beyond byte `end` is wanted for now: no more than that is asked for. The next call may say more."""
+        self._end = min(end, self._descriptor.size)
+
     def read(self, size: int = BLOCK) -> bytes:
         """Some bytes, at most `size`; b"" at the verified end. Raises DigestMismatch, Truncated, Unavailable and others."""
         while self._position < self._descriptor.size:
+            if self._response is not None and self._position >= self._sent_to:
+                self._hang_up()  # all that was asked for is here
             try:
                 response = self._response or self._open()
                 chunk = self._receive(response, size)
@@ -88,8 +99,8 @@ class BlobStream:
             self._response = None
 
     def _take(self, chunk: bytes) -> bytes:
-        self._breaks = 0
         self._position += len(chunk)
+        self._breaks.progress(self._position, time.monotonic())
         self._digester.update(chunk)
         if self._on_bytes:
             self._on_bytes(len(chunk))
@@ -105,7 +116,7 @@ class BlobStream:
 
     def _open(self) -> requests.Response:
         reference, wanted = self._registry.reference, self._descriptor.digest
-        headers = {"Range": f"bytes={self._position}-"} if self._position else {}
+        headers = {"Range": wanted_range} if (wanted_range := self._range()) else {}
         response = self._registry.do_request(self._registry.url(f"blobs/{wanted}"), headers=headers, stream=True)
         if response.status_code == 404:
             response.close()
@@ -113,16 +124,30 @@ class BlobStream:
         if response.status_code not in {200, 206}:
             with response:
                 raise refusal.error(response, f"{reference.name}, blob {wanted}")
-        self._pace.restart()
+        self._pace.resume()
         self._response = response
+        self._sent_to = self._descriptor.size
         if response.status_code == 206:
             self._check_range(response)
+            self._sent_to = max(self._end, self._position + 1)
         elif self._position:
             self._skip(response)
         return response
 
+    def _range(self) -> str:
+        """The Range header's value, "" for the whole blob."""
+        if self._position < self._end < self._descriptor.size:
+            return f"bytes={self._position}-{self._end - 1}"
+        return f"bytes={self._position}-" if self._position else ""
+
     def _receive(self, response: requests.Response, size: int) -> bytes:
-        chunk: bytes = response.raw.read1(size, decode_content=False)
+        try:
+            chunk: bytes = response.raw.read1(size, decode_content=False)
+        except urllib3.exceptions.ReadTimeoutError:
+            raise  # a silence is a break by itself, and is not held against the next connection
+        except NETWORK_ERRORS:
+            self._pace.pause()
+            raise
         self._pace.add(len(chunk))
         return chunk
 
@@ -145,15 +170,15 @@ class BlobStream:
         self._hang_up()
         operation = CURRENT.get()
         operation.check()
-        self._breaks += 1
         patience = self._registry.settings.patience
-        if self._breaks >= patience.attempts:
+        breaks = self._breaks.another(self._position, time.monotonic())
+        if breaks >= patience.attempts:
             got = f"{self._position} of {self._descriptor.size} bytes"
             if isinstance(error, _TooSlow):
                 slow = f"less than {patience.min_rate} bytes/s for {patience.stall:g} s"
                 raise Unavailable(f"{self._what}: {self._registry.hostname} sends {slow}, after {got}") from error
-            raise Truncated(f"{self._what}: the connection ends after {got}, {self._breaks} times in a row") from error
-        operation.wait(retry.pause(patience, self._breaks - 1, random.random(), None))
+            raise Truncated(f"{self._what}: the connection ends after {got}, {breaks} times in a row") from error
+        operation.wait(retry.pause(patience, breaks - 1, random.random(), None))
 
     def _mismatch(self, sent: str) -> DigestMismatch:
         self._hang_up()
@@ -173,12 +198,9 @@ def download(registry: HardenedRegistry, descriptor: Descriptor, target: Path, o
             file.truncate(0)
         elif on_bytes:
             on_bytes(offset)
-        stream = BlobStream(registry, descriptor, on_bytes=on_bytes, offset=offset, state=state)
-        try:
+        with closing(BlobStream(registry, descriptor, on_bytes=on_bytes, offset=offset, state=state)) as stream:
             while chunk := stream.read():
                 file.write(chunk)
-        finally:
-            stream.close()
     with disk_errors(target):
         part.replace(target)
 
@@ -191,7 +213,7 @@ def _resume(part: Path, descriptor: Descriptor) -> tuple[_Hash, int]:
     with part.open("rb") as file:
         while chunk := file.read(BLOCK):
             state.update(chunk)
-    if length == descriptor.size and not digests.matches(state, descriptor.digest):
+    if length == descriptor.size and digests.of(state) != descriptor.digest:
         return digests.hasher(descriptor.digest), 0
     return state, length
 
@@ -217,21 +239,58 @@ class _TooSlow(Exception):  # noqa: N818 - internal signal
 
 
 class _Pace:
-    """Notices a body that trickles."""
+    """Notices a body that trickles. Only the time in which a body is read counts, over all connections together."""
 
     def __init__(self, seconds: float, rate: int) -> None:
         self._seconds = seconds
         self._rate = rate
-        self.restart()
-
-    def restart(self) -> None:
-        self._since = time.monotonic()
         self._bytes = 0
+        self._elapsed = 0.0
+        self.resume()
+
+    def resume(self) -> None:
+        """A body begins, or goes on."""
+        self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """The body broke: what was waited for it counts, what comes until the next one does not."""
+        now = time.monotonic()
+        self._elapsed += now - self._since
+        self._since = now
 
     def add(self, count: int) -> None:
+        """Some bytes came, or none. Raises _TooSlow."""
+        self.pause()
         self._bytes += count
-        elapsed = time.monotonic() - self._since
-        if elapsed >= self._seconds:
-            if self._bytes < self._rate * elapsed:
+        if self._elapsed >= self._seconds:
+            slow = self._bytes < self._rate * self._elapsed
+            self._bytes, self._elapsed = 0, 0.0
+            if slow:
                 raise _TooSlow
-            self.restart()
+
+
+class _Breaks:
+    """Counts how often in a row the connection broke. A row ends only when enough has come since its first break.
+
+    Enough is what the slowest line that counts as alive would have brought, the time to connect again included: a registry
+    that gives a few bytes each time would otherwise hold a pull without end.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._rate = patience.min_rate
+        self._least = patience.min_rate * patience.stall
+        self._count = 0
+        self._position = 0
+        self._since = 0.0
+
+    def another(self, position: int, now: float) -> int:
+        """One more, after so many bytes of the blob; how many there are now."""
+        if not self._count:
+            self._position, self._since = position, now
+        self._count += 1
+        return self._count
+
+    def progress(self, position: int, now: float) -> None:
+        """So many bytes of the blob are here."""
+        if self._count and position - self._position >= max(self._least, self._rate * (now - self._since)):
+            self._count = 0

@@ -19,6 +19,7 @@
     ├── DiskFull              no space left where the files should go
     ├── DestinationInUse      the target folder holds something that we did not put there
     ├── FileChanged           a file became shorter while it was being sent
+    ├── FileUnreadable        a file that should be sent cannot be read here
     ├── TagImmutable          the registry does not let the tag move
     └── UploadRefused         the registry refuses the blob or manifest for another reason
 
@@ -37,6 +38,14 @@ class OciError(Exception):
 
     reason: ClassVar[str] = "OciError"
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, by_registry: bool = False) -> None:
+        """`by_registry` says of a refusal (401, 403, 404) that the registry made it, not a proxy or an ingress in its place.
+
+        It is told by an error document or a challenge as the distribution specification has them.
+        """
+        super().__init__(message)
+        self.by_registry = by_registry
 
 
 class InvalidReference(OciError):
@@ -147,6 +156,12 @@ class FileChanged(OciError):
     """A file became shorter while it was being sent."""
 
     reason = "FileChanged"
+
+
+class FileUnreadable(OciError):
+    """A file that should be sent cannot be read on this machine: gone, without rights, or on a disk that fails."""
+
+    reason = "FileUnreadable"
 
 
 class TagImmutable(OciError):

@@ -16,6 +16,9 @@ from kaito_oci.errors import Unauthorized
 from kaito_oci.reference import DOCKER_HUB, Reference
 
 _HELPER_SECONDS = 30
+_NOTHING = "credentials not found in native keychain"
+"""What a helper says that has no entry, whatever stores them (docker-credential-helpers, credentials/error.go)."""
+_MAX_WORDS = 300
 _TOKEN_USER = "<token>"  # noqa: S105 - docker's marker for "the secret is an identity token"
 
 
@@ -53,7 +56,7 @@ def _helper(config: DockerConfig, reference: Reference) -> str:
 
 
 def ask_helper(name: str, reference: Reference) -> Credential | None:
-    """Run `docker-credential-NAME get`; None where it knows nothing of this registry. Raises Unauthorized if it cannot run."""
+    """Run `docker-credential-NAME get`; None where it has no entry for this registry. Raises Unauthorized where it fails."""
     server = "https://index.docker.io/v1/" if reference.registry == DOCKER_HUB else reference.registry
     program = f"docker-credential-{name}"
     try:
@@ -62,10 +65,17 @@ def ask_helper(name: str, reference: Reference) -> Credential | None:
         )
     except FileNotFoundError as error:
         raise Unauthorized(f"the docker config names the credential helper {program}, which is not on PATH") from error
+    except OSError as error:
+        raise Unauthorized(f"the credential helper {program} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise Unauthorized(f"the credential helper {program} did not answer within {_HELPER_SECONDS} s") from error
     if answer.returncode != 0:
-        return None
+        if _NOTHING in _words(answer.stdout):
+            return None
+        # The protocol puts an error's words on stdout. What looks like an entry is never repeated: it has the secret in it.
+        out = _words(answer.stdout)
+        said = _words(answer.stderr) or ("" if "{" in out else out) or f"exit code {answer.returncode}"
+        raise Unauthorized(f"the credential helper {program} fails: {said}")
     try:
         entry = msgspec.json.decode(answer.stdout, type=_HelperAnswer)
     except msgspec.MsgspecError as error:
@@ -73,3 +83,9 @@ def ask_helper(name: str, reference: Reference) -> Credential | None:
     if entry.username == _TOKEN_USER:
         return Credential(identity_token=entry.secret)
     return Credential(username=entry.username, password=entry.secret) if entry.secret else None
+
+
+def _words(output: bytes) -> str:
+    """Text of a program in one bounded, printable line."""
+    text = " ".join(output.decode(errors="replace").split())
+    return "".join(letter for letter in text if letter.isprintable())[:_MAX_WORDS]

@@ -40,7 +40,8 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     min_rate: int = 1024
     """Bytes a second below which a body counts as stalled."""
     attempts: int = 5
-    """Tries of one request, and breaks of one blob without a byte of progress between them."""
+    """Tries of one request, and breaks of one blob in a row; a row ends once as much came as `min_rate` brings in `stall`, and
+    in the time since its first break."""
     backoff: float = 0.5
     """First pause between tries; doubles, with jitter, up to `backoff_cap`."""
     backoff_cap: float = 20.0

@@ -1,5 +1,8 @@
 """The first bytes of some files of an image, without fetching the rest: enough to check an adapter before it is pulled.
 
+A raw file is asked for by Range, up to where it is wanted. In a layer nobody knows where a file begins: it is read from its
+start, and the connection is dropped when enough was seen.
+
 What is read this way is not verified (a digest covers a whole blob), so it may only say no early. A pull verifies.
 """
 
@@ -7,21 +10,22 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 
 import msgspec
 
 from kaito_oci.contents import Content, Shape, plan
-from kaito_oci.credentials import Anonymous, CredentialSource
+from kaito_oci.credentials import CredentialSource
 from kaito_oci.decompress import Bounded, opened
 from kaito_oci.download import BlobStream
 from kaito_oci.errors import TooLarge
 from kaito_oci.limits import MIB, Limits
 from kaito_oci.manifest import Manifest
-from kaito_oci.operation import Operation, in_thread
+from kaito_oci.operation import in_thread
 from kaito_oci.platforms import this_machine
 from kaito_oci.reference import Reference
 from kaito_oci.registry import HardenedRegistry
-from kaito_oci.session import Image, connect, effective, read_image
+from kaito_oci.session import Image, open_session, read_image
 from kaito_oci.settings import RegistrySettings
 from kaito_oci.tar import FILE, Reader
 from kaito_oci.unpack import clean
@@ -31,6 +35,9 @@ Need = Callable[[bytes], int]
 
 _MOST = 32 * MIB
 """Bytes of one file, and of what is read past in a layer to find it."""
+
+_AHEAD = 64 * 1024
+"""Least bytes to ask for: a header's length and mostly the header come with one request."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -62,22 +69,17 @@ async def peek(
 
     A file that lies behind more than 32 MiB of others is left out. Raises OciError.
     """
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
-    operation, limits = Operation(), Limits()
-    registry, image = await in_thread(
-        operation,
-        connect,
-        name,
-        auth or Anonymous(),
-        effective(settings, plain_http_hosts),
-        lambda client: read_image(client, this_machine(), limits),
+    session = open_session(
+        Reference.of(reference),
+        lambda client: read_image(client, this_machine(), Limits()),
+        auth=auth,
+        plain_http_hosts=plain_http_hosts,
+        settings=settings,
     )
-    try:
+    async with session as (operation, registry, image):
         seen: set[str] = set()
         files = await in_thread(operation, _starts, registry, image.manifest, wanted, path, seen)
         return Peek(image, files, tuple(sorted(seen)))
-    finally:
-        registry.session.close()
 
 
 def _starts(
@@ -99,19 +101,15 @@ def _starts(
 
 
 def _raw(registry: HardenedRegistry, content: Content, need: Need) -> Start:
-    stream = BlobStream(registry, content.blob)
-    try:
-        return Start(_gather(stream.read, content.blob.size, need), content.blob.size)
-    finally:
-        stream.close()
+    with closing(BlobStream(registry, content.blob)) as stream:
+        return Start(_gather(stream.read, content.blob.size, need, stream.aim), content.blob.size)
 
 
 def _from_layer(
     registry: HardenedRegistry, content: Content, wanted: Mapping[str, Need], folder: str, seen: set[str]
 ) -> dict[str, Start]:
     found: dict[str, Start] = {}
-    stream = BlobStream(registry, content.blob)
-    try:
+    with closing(BlobStream(registry, content.blob)) as stream:
         reader = Reader(Bounded(opened(stream, content.compression), content.blob.size, Limits()))
         for entry in reader:
             name = posixpath.relpath(clean(entry.name, "a layer entry") or ".", folder or ".")
@@ -121,16 +119,16 @@ def _from_layer(
                 found[name] = Start(_gather(reader.read, entry.size, wanted[name]), entry.size)
             if len(found) == len(wanted) or stream.position + entry.size > _MOST:
                 break
-    finally:
-        stream.close()
     return found
 
 
-def _gather(read: Callable[[int], bytes], size: int, need: Need) -> bytes:
+def _gather(read: Callable[[int], bytes], size: int, need: Need, aim: Callable[[int], None] | None = None) -> bytes:
     content = bytearray()
     while (goal := min(need(bytes(content)), size)) > len(content):
         if goal > _MOST:
             raise TooLarge(f"the start of a file would be {goal} bytes")
+        if aim is not None:
+            aim(max(goal, _AHEAD))
         while len(content) < goal and (chunk := read(goal - len(content))):
             content += chunk
     return bytes(content)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from kaito_oci.contents import Content, Shape, plan
-from kaito_oci.credentials import Anonymous, CredentialSource
+from kaito_oci.credentials import CredentialSource
 from kaito_oci.decompress import Bounded, opened
 from kaito_oci.destination import Destination
 from kaito_oci.download import BlobStream, disk_errors, download
@@ -22,7 +23,7 @@ from kaito_oci.platforms import this_machine
 from kaito_oci.progress import Meter, ProgressCallback
 from kaito_oci.reference import Reference
 from kaito_oci.registry import HardenedRegistry
-from kaito_oci.session import Image, connect, effective, read_image
+from kaito_oci.session import Image, open_session, read_image
 from kaito_oci.settings import RegistrySettings
 from kaito_oci.unpack import Unpacker
 
@@ -67,21 +68,16 @@ async def pull(
 
     `platform` chooses from an index (this machine's by default). Raises OciError; see `errors` for the reasons.
     """
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
     allowed = limits or Limits()
-    operation = Operation()
-    registry, image = await in_thread(
-        operation,
-        connect,
-        name,
-        auth or Anonymous(),
-        effective(settings, plain_http_hosts),
+    session = open_session(
+        Reference.of(reference),
         lambda client: read_image(client, platform or this_machine(), allowed),
+        auth=auth,
+        plain_http_hosts=plain_http_hosts,
+        settings=settings,
     )
-    try:
+    async with session as (operation, registry, image):
         return await _Pull(operation, registry, image, dest, allowed).fetch(path or "", progress)
-    finally:
-        registry.session.close()
 
 
 class _Pull:
@@ -142,13 +138,10 @@ class _Pull:
         # Artifacts have no root file system for the path to lie in.
         unpacker = Unpacker(tree, path if self._image.manifest.is_image else "", self._limits)
         for layer in layers:
-            stream = BlobStream(self._registry, layer.blob, on_bytes=meter.add)
-            try:
+            with closing(BlobStream(self._registry, layer.blob, on_bytes=meter.add)) as stream:
                 unpacker.apply(Bounded(opened(stream, layer.compression), layer.blob.size, self._limits))
                 while stream.read(_DRAIN):  # padding after the archive's end; the last read verifies the digest
                     pass
-            finally:
-                stream.close()
         unpacker.finish()
 
     async def _download_all(self, tree: Path, meter: Meter) -> None:

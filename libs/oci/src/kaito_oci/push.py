@@ -8,15 +8,15 @@ import msgspec
 
 from kaito_oci import refusal
 from kaito_oci.blobs import Blob
-from kaito_oci.credentials import Anonymous, CredentialSource
+from kaito_oci.credentials import CredentialSource
 from kaito_oci.digest import sha256
 from kaito_oci.errors import DigestMismatch, NotFound, OciError, TagImmutable
 from kaito_oci.media_types import OCI_MANIFEST
-from kaito_oci.operation import Operation, in_thread
+from kaito_oci.operation import in_thread
 from kaito_oci.progress import Meter, ProgressCallback
 from kaito_oci.reference import Reference
 from kaito_oci.registry import HardenedRegistry
-from kaito_oci.session import connect, effective
+from kaito_oci.session import ask, open_session
 from kaito_oci.settings import RegistrySettings
 from kaito_oci.upload import prove_rights, upload
 
@@ -54,21 +54,15 @@ async def push(
     Blobs that are there are not sent. Pushing the same again changes nothing and sends nothing but the manifest. The tag moves
     only after every blob is stored. Raises OciError; TagImmutable when only the tag was refused.
     """
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
-    operation = Operation()
-    registry, _ = await in_thread(
-        operation, connect, name, auth or Anonymous(), effective(settings, plain_http_hosts), prove_rights
-    )
-    total = sum(blob.descriptor.size for blob in blobs)
+    name = Reference.of(reference)
+    total, sent = sum(blob.descriptor.size for blob in blobs), 0
     meter = Meter(progress, total)
-    try:
-        sent = 0
+    session = open_session(name, prove_rights, auth=auth, plain_http_hosts=plain_http_hosts, settings=settings)
+    async with session as (operation, registry, _):
         for blob in {blob.descriptor.digest: blob for blob in blobs}.values():
             if await in_thread(operation, upload, registry, blob, meter.add):
                 sent += blob.descriptor.size
         digest, known = await in_thread(operation, _put_manifest, registry, manifest, media_type)
-    finally:
-        registry.session.close()
     pinned = str(name.pinned(digest))
     size = total + len(manifest)
     return PushResult(reference=pinned, digest=digest, size=size, uploaded=sent, subject_known=known)
@@ -82,10 +76,8 @@ async def check_push(
     settings: RegistrySettings | None = None,
 ) -> None:
     """Prove that a push would be allowed, by opening an upload and cancelling it. Raises OciError with the reason if not."""
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
-    where = effective(settings, plain_http_hosts)
-    registry, _ = await in_thread(Operation(), connect, name, auth or Anonymous(), where, prove_rights)
-    registry.session.close()
+    name = Reference.of(reference)
+    await ask(name, prove_rights, auth=auth, plain_http_hosts=plain_http_hosts, settings=settings)
 
 
 def _put_manifest(registry: HardenedRegistry, manifest: bytes, media_type: str) -> tuple[str, bool]:

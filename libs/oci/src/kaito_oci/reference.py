@@ -56,6 +56,11 @@ class Reference(msgspec.Struct, frozen=True):
             tag = "latest"
         return cls(registry, repository, tag, digest)
 
+    @classmethod
+    def of(cls, name: str | Self) -> Self:
+        """The reference that a caller gave, parsed where it is text. Raises InvalidReference."""
+        return cls.parse(name) if isinstance(name, str) else name
+
     def __str__(self) -> str:
         return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 

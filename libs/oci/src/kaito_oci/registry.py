@@ -202,13 +202,12 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
         wanted = target if DIGEST.fullmatch(target) else stated if DIGEST.fullmatch(stated) else ""
         state = digests.hasher(wanted or digests.EMPTY_SHA256)
         state.update(body)
-        if wanted and not digests.matches(state, wanted):
-            raise DigestMismatch(
-                f"{what}: the registry sent bytes with another digest ({state.name}:{state.hexdigest()})"
-            )
+        found = digests.of(state)
+        if wanted and found != wanted:
+            raise DigestMismatch(f"{what}: the registry sent bytes with another digest ({found})")
         if size is not None and len(body) != size:
             raise DigestMismatch(f"{what}: {len(body)} bytes where the index says {size}")
-        return body, response.headers.get("Content-Type", ""), wanted or digests.sha256(body)
+        return body, response.headers.get("Content-Type", ""), found
 
     def get_manifest(
         self, container: Any, allowed_media_type: Any = None, validation_schema: Any = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kaito_oci.credentials import Anonymous, CredentialSource
+from kaito_oci.credentials import CredentialSource
 from kaito_oci.limits import Limits
 from kaito_oci.manifest import Platform
-from kaito_oci.operation import Operation, in_thread
 from kaito_oci.platforms import this_machine
 from kaito_oci.reference import Reference
 from kaito_oci.registry import HardenedRegistry
-from kaito_oci.session import Image, connect, effective, read_image
+from kaito_oci.session import Image, ask, read_image
 from kaito_oci.settings import RegistrySettings
 
 
@@ -26,18 +25,14 @@ async def resolve(
 
     The answer is the registry's word; pulling `repo@digest` is what verifies it. Raises OciError.
     """
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
+    name = Reference.of(reference)
     if name.digest:
         return name.digest
 
-    def ask(client: HardenedRegistry) -> str:
+    def digest(client: HardenedRegistry) -> str:
         return client.head_manifest(name.target) or client.read_manifest(name.target, Limits())[2]
 
-    client, digest = await in_thread(
-        Operation(), connect, name, auth or Anonymous(), effective(settings, plain_http_hosts), ask
-    )
-    client.session.close()
-    return digest
+    return await ask(name, digest, auth=auth, plain_http_hosts=plain_http_hosts, settings=settings)
 
 
 async def inspect(
@@ -49,14 +44,10 @@ async def inspect(
     settings: RegistrySettings | None = None,
 ) -> Image:
     """The verified manifest behind a reference, for this machine where it is an index. Raises OciError."""
-    name = reference if isinstance(reference, Reference) else Reference.parse(reference)
-    client, image = await in_thread(
-        Operation(),
-        connect,
-        name,
-        auth or Anonymous(),
-        effective(settings, plain_http_hosts),
-        lambda opened: read_image(opened, platform or this_machine(), Limits()),
+    return await ask(
+        Reference.of(reference),
+        lambda client: read_image(client, platform or this_machine(), Limits()),
+        auth=auth,
+        plain_http_hosts=plain_http_hosts,
+        settings=settings,
     )
-    client.session.close()
-    return image

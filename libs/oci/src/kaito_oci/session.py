@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -33,14 +34,49 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     """The manifest's exact bytes."""
 
 
-def effective(settings: RegistrySettings | None, plain_http_hosts: Collection[str]) -> RegistrySettings:
-    """The settings with the plain hosts added."""
+@asynccontextmanager
+async def open_session(
+    reference: Reference,
+    first: Callable[[HardenedRegistry], _T],
+    *,
+    auth: CredentialSource | None = None,
+    plain_http_hosts: Collection[str] = (),
+    settings: RegistrySettings | None = None,
+) -> AsyncIterator[tuple[Operation, HardenedRegistry, _T]]:
+    """A client whose `first` request was let in, with its answer. What else is asked belongs to the same operation.
+
+    `plain_http_hosts` are added to those of the settings. The client is closed at the end. Raises OciError.
+    """
+    operation = Operation()
+    where = _effective(settings, plain_http_hosts)
+    registry, answer = await in_thread(operation, _connect, reference, auth or Anonymous(), where, first)
+    try:
+        yield operation, registry, answer
+    finally:
+        registry.session.close()
+
+
+async def ask(
+    reference: Reference,
+    question: Callable[[HardenedRegistry], _T],
+    *,
+    auth: CredentialSource | None = None,
+    plain_http_hosts: Collection[str] = (),
+    settings: RegistrySettings | None = None,
+) -> _T:
+    """The answer to a single question, which runs in a worker thread. Raises OciError."""
+    session = open_session(reference, question, auth=auth, plain_http_hosts=plain_http_hosts, settings=settings)
+    async with session as (_, _, answer):
+        return answer
+
+
+def _effective(settings: RegistrySettings | None, plain_http_hosts: Collection[str]) -> RegistrySettings:
     base = settings or RegistrySettings()
     plain = frozenset(base.plain_http_hosts) | frozenset(plain_http_hosts)
     return msgspec.structs.replace(base, plain_http_hosts=plain)
 
 
-def connect(
+def _connect(
     reference: Reference, auth: CredentialSource, settings: RegistrySettings, first: Callable[[HardenedRegistry], _T]
 ) -> tuple[HardenedRegistry, _T]:
     """Do the first request with one credential after the other, until one is let in; the client that was, and the answer.
@@ -60,7 +96,7 @@ def connect(
     assert refused is not None
     if isinstance(refused, Unauthorized) and not candidates:
         hint = f"no credentials for {reference.registry} were given: name a pull or push Secret with an entry for this host"
-        raise Unauthorized(f"{refused}; {hint}") from refused
+        raise Unauthorized(f"{refused}; {hint}", by_registry=refused.by_registry) from refused
     raise refused
 
 
@@ -72,15 +108,14 @@ async def manifest_of(
     settings: RegistrySettings | None = None,
 ) -> tuple[bytes, str]:
     """The verified bytes and the media type behind a reference: of the index itself where it is one. Raises OciError."""
-    where = effective(settings, plain_http_hosts)
-
-    def first(client: HardenedRegistry) -> tuple[bytes, str]:
-        raw, media_type, _ = client.read_manifest(reference.target, Limits())
-        return raw, media_type
-
-    registry, found = await in_thread(Operation(), connect, reference, auth or Anonymous(), where, first)
-    registry.session.close()
-    return found
+    raw, media_type, _ = await ask(
+        reference,
+        lambda client: client.read_manifest(reference.target, Limits()),
+        auth=auth,
+        plain_http_hosts=plain_http_hosts,
+        settings=settings,
+    )
+    return raw, media_type
 
 
 def read_image(registry: HardenedRegistry, platform: Platform, limits: Limits) -> Image:

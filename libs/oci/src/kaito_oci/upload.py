@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from contextlib import closing
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -49,17 +50,14 @@ def upload(registry: HardenedRegistry, blob: Blob, on_bytes: OnBytes) -> bool:
     if exists(registry, descriptor.digest):
         on_bytes(descriptor.size)
         return False
-    reader = blob.open()
     sent = _Sent(on_bytes)
-    try:
+    with closing(blob.open()) as reader:
         try:
             _whole(registry, reader, blob, sent)
         except (Unavailable, TooLarge):
             # A proxy that caps the size of a request, or a line that breaks: smaller pieces help with both.
             sent.rewind()
             _chunked(registry, reader, blob, sent)
-    finally:
-        reader.close()
     return True
 
 

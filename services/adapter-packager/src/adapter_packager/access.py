@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from adapter_packager.exits import SecretProblem
 from kaito_oci import Anonymous, CredentialSource, DockerConfigs, Reference, RegistrySettings
 from kaito_oci.keychain import Keychain
+
+SECRET_TYPE: Final = "kubernetes.io/dockerconfigjson"  # noqa: S105 - a type's name
+SECRET_KEY: Final = ".dockerconfigjson"  # noqa: S105 - a key's name
 
 
 class SecretReader(Protocol):

@@ -14,9 +14,10 @@ from adapter_packager.package import Format
 _CODES = """\
 exit codes:
   0   done
+  1   something unexpected (the message and the log say what)
   64  the command line or the reference is wrong
   65  the adapter cannot be served (the message says why)
-  66  folder, file or image is not there
+  66  folder, file or image is not there, or a file cannot be read
   67  the registry sent something damaged, hostile or too large, or the signature is missing or another key's
   69  the registry is down or too slow; try again later
   72  Secret or login missing or wrong, or without the right to do this

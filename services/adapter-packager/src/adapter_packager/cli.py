@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,7 @@ import msgspec
 from adapter_packager import folder, publish, remote, signing
 from adapter_packager.access import Access
 from adapter_packager.arguments import parse
-from adapter_packager.exits import ExitCode, code_of, reason_of
+from adapter_packager.exits import UNEXPECTED_REASON, ExitCode, code_of, reason_of, words_of
 from adapter_packager.holding import TROUBLES
 from adapter_packager.mounted_secret import MountedSecret
 from adapter_packager.pod_report import PodReport
@@ -22,14 +23,17 @@ from adapter_packager.terminal import Terminal
 from kaito_api.base_shapes import Base
 from kaito_oci import Reference, RegistrySettings
 from kubecore.clock import SystemClock
+from kubecore.logging import setup_logging
 
 _HOLD_IN_POD = 600.0
+_logger = logging.getLogger(__name__)
 _CONTAINERS = {"check": "adapter-packager-check", "push": "adapter-packager"}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line to its exit code."""
     options = parse(argv)
+    setup_logging()
     try:
         return asyncio.run(main(options))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -48,6 +52,10 @@ async def main(options: argparse.Namespace) -> int:
     except TROUBLES as error:
         sys.stderr.write(f"{reason_of(error)}: {error}\n")
         return code_of(error)
+    except Exception as error:  # the report has the words as well
+        _logger.exception("unexpected error")
+        sys.stderr.write(f"{UNEXPECTED_REASON}: {words_of(error)}\n")
+        return ExitCode.UNEXPECTED
     return ExitCode.OK
 
 
@@ -131,10 +139,11 @@ async def _base(options: argparse.Namespace) -> Base | None:
     return await asyncio.to_thread(folder.read_base, options.base_config, getattr(options, "base_model", ""))
 
 
-def _hold(options: argparse.Namespace, access: Access) -> float:
+def _hold(options: argparse.Namespace, access: Access) -> float | None:
+    """Seconds to hold on; None at a workstation, where somebody sees what is wrong and decides."""
     if options.hold is not None:
         return float(options.hold)
-    return _HOLD_IN_POD if access.secrets is not None else 0.0
+    return _HOLD_IN_POD if access.secrets is not None else None
 
 
 def _say(line: str) -> None:

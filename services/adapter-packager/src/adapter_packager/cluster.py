@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from adapter_packager.access import SECRET_KEY, SECRET_TYPE
 from adapter_packager.exits import SecretProblem
 from adapter_packager.pod_report import ReportLost
 from kaito_api.labels import report_annotation
@@ -18,8 +19,6 @@ from kubecore.errors import ApiError, Forbidden, NotFound, TransportError
 from kubecore.transport import Transport
 
 _SECONDS = 10.0
-_TYPE = "kubernetes.io/dockerconfigjson"
-_KEY = ".dockerconfigjson"
 
 
 class Cluster:
@@ -52,11 +51,13 @@ class Cluster:
         except (ApiError, TransportError) as error:
             message = f"{where} cannot be read: the apiserver does not answer ({type(error).__name__})"
             raise SecretProblem("ApiserverUnavailable", message, retryable=True) from error
-        if secret.type != _TYPE or _KEY not in secret.data:
-            message = f"{where} has type {secret.type}; it must be {_TYPE} (kubectl create secret docker-registry)"
+        if secret.type != SECRET_TYPE or SECRET_KEY not in secret.data:
+            message = (
+                f"{where} has type {secret.type}; it must be {SECRET_TYPE} (kubectl create secret docker-registry)"
+            )
             raise SecretProblem("SecretInvalid", message, retryable=True)
         try:
-            return DockerConfigs(secret.data[_KEY])
+            return DockerConfigs(secret.data[SECRET_KEY])
         except DockerConfigError as error:
             raise SecretProblem("SecretInvalid", f"{where}: {error}", retryable=True) from error
 

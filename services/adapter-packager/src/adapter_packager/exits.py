@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from kaito_oci import DockerConfigError, OciError, errors
 
@@ -12,12 +12,14 @@ class ExitCode(IntEnum):
     """Exit codes of every command."""
 
     OK = 0
+    UNEXPECTED = 1
+    """Something that nobody thought of: the report has its words, the log the traceback. Another pod may do better."""
     USAGE = 64
     """The command line or a reference is wrong."""
     ADAPTER_INVALID = 65
     """The adapter cannot be served, or what a registry holds is not a whole adapter."""
     ADAPTER_MISSING = 66
-    """The folder, a file in it, or the image in the registry is not there."""
+    """The folder, a file in it, or the image in the registry is not there, or a file cannot be read."""
     CONTENT_REFUSED = 67
     """What the registry sends is damaged, hostile or too large."""
     REGISTRY_UNAVAILABLE = 69
@@ -34,11 +36,19 @@ class ExitCode(IntEnum):
     """SIGTERM or Ctrl-C."""
 
 
+UNEXPECTED_REASON: Final = "Unexpected"
+"""In the report of a container that ended with UNEXPECTED."""
+
+
 class PackagerError(Exception):
     """The command cannot go on. `str()` is what the user reads: what is wrong, then what to do."""
 
     code: ClassVar[ExitCode]
-    reason: str
+
+    def __init__(self, reason: str, message: str) -> None:
+        """`reason` is one CamelCase word for the report."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class AdapterInvalid(PackagerError):  # noqa: N818 - the words of the report
@@ -46,16 +56,14 @@ class AdapterInvalid(PackagerError):  # noqa: N818 - the words of the report
 
     code = ExitCode.ADAPTER_INVALID
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
 
 class AdapterMissing(PackagerError):  # noqa: N818 - the words of the report
     """There is no adapter where one should be."""
 
     code = ExitCode.ADAPTER_MISSING
-    reason = "AdapterMissing"
+
+    def __init__(self, message: str) -> None:
+        super().__init__("AdapterMissing", message)
 
 
 class SecretProblem(PackagerError):  # noqa: N818 - the words of the report
@@ -64,8 +72,7 @@ class SecretProblem(PackagerError):  # noqa: N818 - the words of the report
     code = ExitCode.ACCESS_DENIED
 
     def __init__(self, reason: str, message: str, *, retryable: bool) -> None:
-        super().__init__(message)
-        self.reason = reason
+        super().__init__(reason, message)
         self.retryable = retryable
 
 
@@ -79,10 +86,6 @@ class SignatureProblem(PackagerError):  # noqa: N818 - the words of the report
     """The adapter is not signed, or not by this key."""
 
     code = ExitCode.CONTENT_REFUSED
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 _CODES: dict[type[OciError], ExitCode] = {
@@ -99,6 +102,7 @@ _CODES: dict[type[OciError], ExitCode] = {
     errors.DiskFull: ExitCode.DISK_FULL,
     errors.DestinationInUse: ExitCode.DISK_FULL,
     errors.FileChanged: ExitCode.ADAPTER_INVALID,
+    errors.FileUnreadable: ExitCode.ADAPTER_MISSING,
 }
 
 
@@ -114,6 +118,11 @@ def code_of(error: OciError | PackagerError | DockerConfigError) -> ExitCode:
 def reason_of(error: OciError | PackagerError | DockerConfigError) -> str:
     """The CamelCase reason of an error, for reports."""
     return "SecretInvalid" if isinstance(error, DockerConfigError) else error.reason
+
+
+def words_of(error: Exception) -> str:
+    """An error that nobody thought of, in words: its kind, the file or peer where it names one, and what it says."""
+    return f"unexpected: {type(error).__name__}: {error}"
 
 
 def may_pass(error: OciError | PackagerError | DockerConfigError) -> bool:

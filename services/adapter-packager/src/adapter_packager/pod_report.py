@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from adapter_packager.exits import reason_of
+from adapter_packager.exits import UNEXPECTED_REASON, reason_of, words_of
 from adapter_packager.holding import TROUBLES
 from kaito_api.report import TERMINATION_LIMIT, OutputReport, Progress, Report, encode
 from kubecore.clock import Clock
@@ -71,6 +71,10 @@ class PodReport:
                     yield
                 except TROUBLES as error:
                     self._change(state="Failed", reason=reason_of(error), message=str(error), progress=None)
+                    raise
+                except Exception as error:
+                    # A fault of ours, or of the disk: without a word the Workspace would show the last state for ever.
+                    self._change(state="Failed", reason=UNEXPECTED_REASON, message=words_of(error), progress=None)
                     raise
                 except asyncio.CancelledError:
                     message = "stopped before it was done; a new pod goes on"

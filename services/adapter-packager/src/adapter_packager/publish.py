@@ -10,7 +10,7 @@ from adapter_packager import signing
 from adapter_packager.access import Access
 from adapter_packager.exits import reason_of
 from adapter_packager.folder import Adapter
-from adapter_packager.holding import Trouble, hold_on
+from adapter_packager.holding import Moved, Trouble, hold_on
 from adapter_packager.package import Format, build
 from adapter_packager.pod_report import PodReport
 from kaito_api.report import OutputReport
@@ -21,12 +21,12 @@ Progress = Callable[[int, int], None]
 
 
 async def check(
-    reference: Reference, access: Access, *, sign_key: Path | None, hold: float, clock: Clock, report: PodReport
+    reference: Reference, access: Access, *, sign_key: Path | None, hold: float | None, clock: Clock, report: PodReport
 ) -> None:
     """Prove push rights, and that the key to sign with works, before anything is spent. Raises OciError, SecretProblem."""
     report.state("Checking", message=f"may {reference} be pushed?")
 
-    async def attempt() -> None:
+    async def attempt(_moved: Moved) -> None:
         if sign_key is not None:
             await signing.check_key(sign_key)
         await check_push(reference, auth=await access.credentials(reference), settings=access.settings)
@@ -41,7 +41,7 @@ async def publish(
     *,
     layout: Format,
     sign_key: Path | None,
-    hold: float,
+    hold: float | None,
     clock: Clock,
     report: PodReport,
     progress: Progress,
@@ -50,11 +50,12 @@ async def publish(
     report.state("Pushing", message=f"to {reference}")
     package = await asyncio.to_thread(build, adapter, layout)
 
-    def moved(done: int, total: int) -> None:
-        report.progress(done, total)
-        progress(done, total)
+    async def attempt(moved: Moved) -> PushResult:
+        def sent(done: int, total: int) -> None:
+            moved(done)
+            report.progress(done, total)
+            progress(done, total)
 
-    async def attempt() -> PushResult:
         if sign_key is not None:
             await signing.sign(reference, package.manifest, sign_key, access)
         return await push(
@@ -63,7 +64,7 @@ async def publish(
             package.manifest,
             auth=await access.credentials(reference),
             settings=access.settings,
-            progress=moved,
+            progress=sent,
         )
 
     result = await hold_on(attempt, seconds=hold, clock=clock, on_trouble=_teller(report, "Pushing"))

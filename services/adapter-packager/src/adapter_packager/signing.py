@@ -10,7 +10,7 @@ import kaito_oci
 from adapter_packager import signature, signing_key
 from adapter_packager.access import Access
 from adapter_packager.exits import SignatureProblem
-from kaito_oci import Descriptor, Reference, errors, media_types
+from kaito_oci import CredentialSource, Descriptor, Reference, RegistrySettings, errors, media_types
 from kaito_oci.digest import sha256
 
 _MOST_PAYLOAD: Final = 64 * 1024
@@ -64,17 +64,16 @@ async def require_signature(reference: Reference, key: Path, access: Access) -> 
         message = f"{reference.pinned(digest)} is not signed: there is no {where}"
         raise SignatureProblem("SignatureMissing", message) from error
     for layer, text in signature.signatures(layers)[:_MOST_SIGNATURES]:
-        content = await _payload(where, layer, access)
+        content = await _payload(where, layer, auth, access.settings)
         if signing_key.is_signed_by(public, content, text) and signature.says(content, digest):
             return reference.pinned(digest)
     message = f"{reference.pinned(digest)} is signed, but not by the key {key}: do not use it, or verify with its key"
     raise SignatureProblem("SignatureInvalid", message)
 
 
-async def _payload(where: Reference, layer: Descriptor, access: Access) -> bytes:
+async def _payload(where: Reference, layer: Descriptor, auth: CredentialSource, settings: RegistrySettings) -> bytes:
     """The bytes that were signed; nothing where they cannot be had: another signature may still hold."""
-    auth = await access.credentials(where)
     try:
-        return await kaito_oci.read_blob(where, layer, most=_MOST_PAYLOAD, auth=auth, settings=access.settings)
+        return await kaito_oci.read_blob(where, layer, most=_MOST_PAYLOAD, auth=auth, settings=settings)
     except (errors.NotFound, errors.DigestMismatch, errors.TooLarge):
         return b""

@@ -36,14 +36,11 @@ def read_private(path: Path, environment: Mapping[str, str] = os.environ) -> ec.
     if any(words in content for words in _COSIGNS_OWN):
         message = f"{path} is encrypted in cosign's own format, which is not supported: use PKCS #8, {_MAKE}"
         raise _invalid(message)
+    encrypted = b"ENCRYPTED" in content
     try:
-        if b"ENCRYPTED" in content:
-            key = load_pem_private_key(content, _password(path, environment))
-        else:
-            key = load_pem_private_key(content, None)
+        key = load_pem_private_key(content, _password(path, environment) if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # The library's own words may repeat parts of the input.
-        encrypted = b"ENCRYPTED" in content
         hint = f"is its password right ({PASSWORD_FILE} beside it, or {_PASSWORD_VARIABLE})?" if encrypted else _MAKE
         raise _invalid(f"{path} is no private key in PEM that can be read: {hint}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -115,8 +115,8 @@ class ScriptedRegistry:
 
 
 def _ranged(request: Request, content: bytes) -> Reply:
-    wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
     if not wanted:
         return Reply(200, body=content)
-    start = int(wanted.group(1))
-    return Reply(206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:])
+    start, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+    return Reply(206, {"Content-Range": f"bytes {start}-{last}/{len(content)}"}, content[start : last + 1])
