@@ -219,6 +219,7 @@ def test_each_rank_knows_its_place() -> None:
 
 
 OOM = Failed(code=int(ExitCode.OUT_OF_MEMORY), message="oom")
+OOM_LOADING = Failed(code=int(ExitCode.OUT_OF_MEMORY), message="oom", before_steps=True)
 NAN = Failed(code=int(ExitCode.TRAINING_FAILED), message="the loss became nan")
 
 
@@ -229,6 +230,7 @@ NAN = Failed(code=int(ExitCode.TRAINING_FAILED), message="the loss became nan")
         (End(status=70, failure=NAN), Batch(8, 1), False, 3, ExitCode.TRAINING_FAILED),
         (End(status=71, failure=OOM), Batch(8, 1), False, 0, 4),
         (End(status=71, failure=OOM), Batch(1, 8), False, 3, ExitCode.OUT_OF_MEMORY),
+        (End(status=71, failure=OOM_LOADING), Batch(8, 1), False, 3, ExitCode.OUT_OF_MEMORY),
         (End(status=-9, killed_for_memory=True), Batch(2, 4), False, 0, 1),
         (End(status=-9), Batch(8, 1), False, 1, None.__class__),
         (End(status=-9), Batch(8, 1), False, 0, ExitCode.TRAINING_FAILED),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from tuner.data import guard, location
 from tuner.data.fetch import Downloader, Fetched, Limits
 from tuner.data.location import Policy
 from tuner.exits import ExitCode, FatalError
+from tuner.room import RESERVE, Room
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -192,9 +194,36 @@ async def test_a_file_larger_than_the_disk_is_refused_before_it_is_brought(host:
         return response
 
     host.script = [huge]
-    with pytest.raises(FatalError, match=r"only .* are free in .*: give the data volume more") as caught:
+    with pytest.raises(FatalError, match=r"only .* are free for it in .*; give the data volume more") as caught:
         await get(host, tmp_path, limits=Limits(max_bytes=1 << 61))
     assert caught.value.code is ExitCode.DISK_FULL
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_files_together_stay_within_what_the_folder_may_hold(host: Host, tmp_path: Path, declared: bool) -> None:
+    """A kubelet evicts the pod whose volume holds more, however much the disk has; the first file fits, the second does not."""
+
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(CONTENT)
+        return response
+
+    host.script = [whole() if declared else chunked]
+    policy = Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)}))
+    room = Room(folder=str(tmp_path), limit=RESERVE + len(CONTENT) * 3 // 2)
+    (tmp_path / "downloads").mkdir()
+    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+        downloader = Downloader(client, tmp_path / "downloads", policy, LIMITS, room=room)
+        one, other = (location.parse(host.url(path), policy) for path in ("/one", "/other"))
+        await downloader.download(one, lambda done, total: None)
+        with pytest.raises(
+            FatalError, match=rf"/other has .* it may hold {room.limit} \(--work-bytes\): give"
+        ) as caught:
+            await downloader.download(other, lambda done, total: None)
+    assert caught.value.code is ExitCode.DISK_FULL
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < room.limit
 
 
 @pytest.mark.parametrize("count", [1000, len(CONTENT)])
@@ -221,4 +250,60 @@ async def test_the_query_is_in_no_message(host: Host, tmp_path: Path) -> None:
     host.script = [status(404)]
     with pytest.raises(FatalError) as caught:
         await get(host, tmp_path, url=host.url("/rows.jsonl?sig=hush"))
+    assert "hush" not in str(caught.value)
+
+
+MOVED = b"HTTP/1.1 302 Found\r\nLocation: /elsewhere?token=hush\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([b"HTTP/1.1 200 OK\r\nBad Header: x\r\n\r\n"], "is not valid HTTP"),
+        ([MOVED, b"HTTP/1.1 200 OK\r\nBad Header: x\r\n\r\n"], "is not valid HTTP"),
+        ([b"HTTP/1.1 302 Found\r\nLocation: /x?token=hush\x00\r\n\r\n"], "is not valid HTTP"),
+        ([MOVED, b"hush\r\n\r\n"], "is not valid HTTP"),
+        ([b"HTTP/1.1 302 Found\r\nLocation: https://[x?token=hush\r\n\r\n"], "is not a URL"),
+        ([MOVED, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhush"], "the connection ended"),
+        ([MOVED, b""], "the server closed the connection"),
+    ],
+)
+async def test_no_broken_answer_brings_a_query_into_message_or_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: list[bytes], words: str
+) -> None:
+    """Bytes over a plain socket; a redirect's target may be signed as well."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.startswith(b"GET "):
+                writer.write(answers[1] if b"elsewhere" in line else answers[0])
+                await writer.drain()
+                if answers[0] != MOVED or b"elsewhere" in line:
+                    break
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host = Host()
+    host.port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(FatalError, match=words) as caught:
+            await get(host, tmp_path, url=host.url("/rows.jsonl?sig=hush"))
+    said = [str(caught.value), *(str(vars(record)) for record in caplog.records)]
+    assert not [words for words in said if "hush" in words]
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_named_without_the_query(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            continue
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    policy = Policy(allowed_hosts=frozenset({("127.0.0.1", port)}))
+    async with server, guard.session(policy, connect_seconds=0.3, silence_seconds=5) as client:
+        where = location.parse(f"https://127.0.0.1:{port}/rows.jsonl?sig=hush", policy)
+        limits = Limits(backoff_seconds=0.01, attempts=1, total_seconds=30)
+        with pytest.raises(FatalError, match="no answer in time") as caught:
+            await Downloader(client, tmp_path, policy, limits).download(where, lambda done, total: None)
     assert "hush" not in str(caught.value)

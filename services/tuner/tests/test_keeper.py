@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito_oci import Reference, RegistrySettings
+from kaito_oci import CredentialSource, DockerConfigs, Reference, RegistrySettings
 from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from tuner import checkpoints, options, result
 from tuner.checkpoint_image import CheckpointImage, Mark, mark_annotations, read_mark
@@ -83,7 +83,8 @@ async def test_a_new_pod_finds_the_checkpoint_of_the_one_before(tmp_path: Path, 
 async def test_the_checkpoint_of_another_run_is_not_used(tmp_path: Path, registry: DockerRegistry) -> None:
     await sent(settings(tmp_path / "one", registry), 10, "other data")
     second = settings(tmp_path / "two", registry)
-    await made(second).bring_checkpoint("run")
+    found = await made(second).bring_checkpoint("run")
+    assert found.remark.startswith(f"The checkpoint of step 10 in {second.checkpoint_image} was made from other data")
     assert not second.checkpoints.exists()
 
 
@@ -101,16 +102,11 @@ async def test_what_was_damaged_before_it_was_sent_is_never_used(tmp_path: Path,
     (first.checkpoints / "checkpoint-10" / "optimizer.pt").write_bytes(b"cut")
     secret = registry.dockerconfigjson()
 
-    async def login() -> object:
-        from kaito_oci import DockerConfigs
-
+    async def login() -> CredentialSource:
         return DockerConfigs(secret)
 
-    image = CheckpointImage(
-        Reference.parse(first.checkpoint_image),
-        login,
-        RegistrySettings(plain_http_hosts={registry.host}),  # type: ignore[arg-type]
-    )
+    settings_of_host = RegistrySettings(plain_http_hosts={registry.host})
+    image = CheckpointImage(Reference.parse(first.checkpoint_image), login, settings_of_host)
     await image.store(first.checkpoints / "checkpoint-10", Mark(key="run", step=10))
     second = settings(tmp_path / "two", registry)
     await made(second).bring_checkpoint("run")
@@ -122,20 +118,26 @@ def finish(pod: Options) -> None:
     staging.mkdir(parents=True)
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_report.json"):
         (staging / name).write_text(name)
-    result.publish(staging, pod.output, "request")
+    result.publish(staging, pod.output, "data", "request")
 
 
 async def test_a_finished_adapter_takes_the_place_of_the_checkpoints(tmp_path: Path, registry: DockerRegistry) -> None:
     first = settings(tmp_path / "one", registry)
     await sent(first, 10, "run")
     finish(first)
-    assert await made(first).keep_result("request") == first.checkpoint_image
+    assert await made(first).keep_result("data", "request") == first.checkpoint_image
     second = settings(tmp_path / "two", registry)
-    assert not await made(second).bring_result("another request")
-    assert await made(second).bring_result("request")
-    assert result.finished(second.output, "request")
-    assert await made(second).bring_checkpoint("run") is not None
+    assert not await made(second).bring_result(request="another request")
+    assert not await made(second).bring_result(key="other data", request="another request")
+    assert not await made(second).bring_result(), "two without a name are not the same"
+    assert await made(second).bring_result(request="request")
+    assert result.finished(second.output, request="request") == result.finished(second.output, key="data")
+    found = await made(second).bring_checkpoint("run")
+    assert found.remark.startswith(f"The finished adapter in {second.checkpoint_image} was made from other data")
     assert not second.checkpoints.exists()
+    third = settings(tmp_path / "three", registry)
+    assert await made(third).bring_result(key="data", request="a later request")
+    assert result.finished(third.output, request="a later request"), "its next pod would fetch the data again"
 
 
 async def test_without_the_right_to_read_the_training_goes_on_and_says_so(
@@ -145,7 +147,7 @@ async def test_without_the_right_to_read_the_training_goes_on_and_says_so(
     found = await made(pod).bring_checkpoint("run")
     assert found.remark.startswith(f"Without checkpoints in {registry.host}/team/adapter:v1-ckpt: ")
     finish(pod)
-    assert await made(pod).keep_result("request") == "", "nothing is said to be kept that is not"
+    assert await made(pod).keep_result("data", "request") == "", "nothing is said to be kept that is not"
 
 
 async def test_a_registry_that_is_down_is_a_reason_for_a_new_pod(tmp_path: Path, registry: DockerRegistry) -> None:
@@ -157,7 +159,7 @@ async def test_a_registry_that_is_down_is_a_reason_for_a_new_pod(tmp_path: Path,
 
 
 def test_marks_survive_the_way_through_annotations() -> None:
-    for mark in (Mark(key="k", step=7, micro_limit=2), Mark(key="k")):
+    for mark in (Mark(key="k", step=7, micro_limit=2), Mark(key="k"), Mark(key="k", request="r")):
         assert read_mark(mark_annotations(mark)) == mark
     assert read_mark({"sh.kaito.checkpoint.step": "seven"}) is None
     assert read_mark({"org.opencontainers.image.title": "x"}) is None
@@ -197,12 +199,12 @@ emit(Finished(step=step))
 """
 
 
-async def pod(folder: Path, registry: DockerRegistry) -> tuple[Supervisor, Reporter, FatalError | None]:
+async def pod(folder: Path, registry: DockerRegistry, *more: str) -> tuple[Supervisor, Reporter, FatalError | None]:
     """One pod's supervisor with a child that speaks the protocol: memory for two samples, a crash after step 10."""
     program = folder.with_suffix(".py")
     program.write_text(CHILD)
     reporter = Reporter(None, folder.with_suffix(".log"))
-    found = settings(folder, registry)
+    found = settings(folder, registry, *more)
     supervisor = Supervisor(
         found, reporter, keeper=made(found), launch=lambda _, job: [sys.executable, str(program), str(job)]
     )
@@ -239,16 +241,26 @@ async def test_three_pods_finish_what_one_began(tmp_path: Path, registry: Docker
     )
     assert reporter.report.tuning is not None
 
-    second, reporter, error = await pod(tmp_path / "two", registry)
+    second, reporter, error = await pod(tmp_path / "two", registry, "--run", "uid/run")
     assert error is None
     assert reporter.report.state == "Done"
     assert reporter.report.tuning is not None
     assert reporter.report.tuning.checkpoint == f"{registry.host}/team/adapter:v1-ckpt"
     assert second.figures.words().startswith("goes on after step 10, 30 steps, 2 x 4 samples a step")
 
-    third, reporter, error = await pod(tmp_path / "three", registry)
+    third, reporter, error = await pod(tmp_path / "three", registry, "--run", "uid/run")
     assert (error, reporter.report.state) == (None, "Done")
     assert "an earlier pod finished the adapter" in reporter.report.message
     assert (tmp_path / "three" / "out" / "adapter_model.safetensors").read_text() == "adapter_model.safetensors"
     assert third.figures.words() == ""
     assert json.loads((tmp_path / "three" / "out" / result.MANIFEST).read_text())["files"]
+
+    fourth, _, _ = await pod(tmp_path / "four", registry, "--run", "uid/later")
+    assert fourth.figures.words() == "", "the same Workspace, the same data: nothing but the push is left"
+
+    other, _, error = await pod(tmp_path / "five", registry, "--run", "new/run")
+    assert error is not None, "it trains, and comes to step 10"
+    assert other.figures.words().startswith("starts, 30 steps, 2 x 4 samples")
+    assert (await made(settings(tmp_path / "six", registry)).bring_checkpoint("another")).remark.startswith(
+        f"The checkpoint of step 10 in {registry.host}/team/adapter:v1-ckpt was made from other data"
+    )

@@ -44,6 +44,13 @@ def test_the_effective_batch_is_kept(training: Any, processes: int, limit: int |
     assert batch(recipe(**training), processes, limit) == expected
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(None, 32), (8, 32), (4, 4)])
+def test_an_evaluation_takes_no_more_at_a_time_once_memory_ran_out(limit: int | None, expected: int) -> None:
+    asked = recipe(per_device_eval_batch_size=32)
+    given = arguments(asked, batch(asked, 1, limit), GPU, Counts(train=80, held_out=8), padding_free=True)
+    assert given["per_device_eval_batch_size"] == expected
+
+
 def test_the_micro_batch_goes_down_to_one_sample() -> None:
     assert [smaller(Batch(size, 1)) for size in (8, 3, 2, 1)] == [4, 1, 1, None]
 

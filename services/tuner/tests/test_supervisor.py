@@ -156,6 +156,8 @@ async def test_several_urls_reach_the_training_in_their_order(tmp_path: Path) ->
         (["run", "--url", "u", "--method", "full"], "invalid choice"),
         (["run", "--url", "u", "--allow-host", "h"], "not HOST:PORT"),
         (["run", "--url", "u", "--workspace", "w"], "not NAMESPACE/NAME"),
+        (["run", "--url", "u", "--run", "n"], "not OWNER/NAME"),
+        (["run", "--url", "u", "--work-bytes", "-1"], "must not be negative"),
         (["run", "--url", "u", "--hang-seconds", "-1"], "positive number"),
         (["walk"], "invalid choice"),
     ],

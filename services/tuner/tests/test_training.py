@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,7 @@ from kaito_local.demo_model.questions import load_pairs
 from kaito_oci.testing.docker_registry import docker_registry
 from kubecore.testing.asserts import eventually
 from tuner import checkpoints
+from tuner.loss_curve import HEIGHT
 from tuner.options import parse
 from tuner.reporter import Reporter
 from tuner.result import TrainingReport
@@ -206,7 +208,12 @@ class TestKilledAndResumed:
         assert report.data["whole_loss"] == 0
         assert "share a row" in report.packing
         readme = (tuning.output / "README.md").read_text()
-        assert "<svg" in readme
+        drawn = re.search(r'<svg.*?points="([^"]*)"', readme)
+        assert drawn is not None
+        heights = [HEIGHT - float(corner.partition(",")[2]) for corner in drawn[1].split()]
+        lowest, highest = min(heights), max(heights)
+        scaled = [(loss - min(losses)) / (max(losses) - min(losses)) for loss in losses]
+        assert [(height - lowest) / (highest - lowest) for height in heights] == pytest.approx(scaled, abs=0.02)
         assert FACT not in readme
 
     async def test_the_last_word_is_done_with_the_figures(self, killed: Killed) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from tuner import checkpoints
+from tuner import checkpoints, overflow
 from tuner.events import Emitter, Evaluated, Saved, Stepped
 from tuner.exits import ExitCode, FatalError
 
@@ -29,6 +28,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         self._clock = time.monotonic()
         self._tokens = 0.0
         self._speed = 0.0
+        self._skipped = 0
         self.last_step_seconds = 0.0
         self.interrupted = False
 
@@ -61,11 +61,13 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
             return
         loss = float(logs["loss"])
         gradient = float(logs.get("grad_norm") or 0.0)
-        if not (math.isfinite(loss) and math.isfinite(gradient)):
+        self._skipped = overflow.skipped(self._skipped, gradient, scaled=bool(args.fp16))
+        if overflow.broken(loss, gradient, self._skipped):
             raise FatalError(
                 ExitCode.TRAINING_FAILED,
-                f"the loss became {loss} (gradient {gradient}) at step {state.global_step}: lower the learning rate "
-                f"(it is {args.learning_rate}), or look for damaged samples; the last checkpoint is from before",
+                f"the loss became {loss} (gradient {gradient}{overflow.words(self._skipped)}) at step {state.global_step}: "
+                f"lower the learning rate (it is {args.learning_rate}), or look for damaged samples; the last checkpoint is "
+                "from before",
             )
         self._measure(float(logs.get("num_tokens") or 0.0))
         if self._first:

@@ -44,10 +44,12 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What an artifact belongs to."""
 
     key: str
-    """Of the run for a checkpoint, of the request for a finished adapter."""
+    """Of the run for a checkpoint (job.run_key), of the result for a finished adapter (job.result_key)."""
     step: int = 0
     """0 for a finished adapter."""
     micro_limit: int | None = None
+    request: str = ""
+    """Of a finished adapter: the request that it answers (job.request_key)."""
 
 
 class CheckpointImage:
@@ -77,10 +79,15 @@ class CheckpointImage:
 
 
 async def bring_checkpoint(image: CheckpointImage, folder: Path, key: str) -> Mark | None:
-    """Put the registry's checkpoint of run `key` into `folder`, unless a newer whole one lies there already."""
+    """Put the registry's checkpoint of run `key` into `folder`, unless a newer whole one lies there already.
+
+    Returns the mark of what was brought; that of another run, which is not brought, as well.
+    """
     mark = await image.mark()
     here = checkpoints.step_of(await asyncio.to_thread(checkpoints.latest_whole, folder, key))
-    if mark is None or mark.key != key or mark.step <= here:
+    if mark is None or mark.key != key:
+        return mark
+    if mark.step <= here:
         return None
     target = folder / f"checkpoint-{mark.step}"
     await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
@@ -100,7 +107,9 @@ def read_mark(annotations: dict[str, str]) -> Mark | None:
 
 def mark_annotations(mark: Mark) -> dict[str, str]:
     """The other way round. Pure."""
-    return {f"{_PREFIX}{name}": str(value) for name, value in msgspec.to_builtins(mark).items() if value is not None}
+    return {
+        f"{_PREFIX}{name}": str(value) for name, value in msgspec.to_builtins(mark).items() if value not in (None, "")
+    }
 
 
 def linked(source: Path, target: Path) -> None:

@@ -7,10 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tuner import folder_manifest
 
 MANIFEST: Final = "kaito_manifest.json"
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
+_LIMIT: Final = "micro_limit"
+
+
+class _Limit(msgspec.Struct, frozen=True):
+    """What `micro_limit` holds."""
+
+    key: str
+    samples: int
 
 
 def seal(folder: Path, step: int, key: str) -> None:
@@ -36,10 +46,37 @@ def step_of(checkpoint: Path | None) -> int:
     return int(match[1]) if match else 0
 
 
+def of_another_run(folder: Path, key: str) -> int:
+    """The step of the newest checkpoint that has a manifest of another run than `key`, 0 for none."""
+    for step in sorted(_steps(folder), reverse=True):
+        manifest = folder_manifest.read(folder / f"checkpoint-{step}", MANIFEST)
+        if manifest is not None and manifest.key != key:
+            return step
+    return 0
+
+
 def prune(folder: Path) -> None:
-    """Delete all checkpoints: the adapter is finished."""
+    """Delete all checkpoints and what belongs to them: the adapter is finished."""
     for step in _steps(folder):
         shutil.rmtree(folder / f"checkpoint-{step}")
+    (folder / _LIMIT).unlink(missing_ok=True)
+
+
+def read_limit(folder: Path, key: str) -> int | None:
+    """Return the micro-batch that an earlier pod of run `key` had to come down to."""
+    try:
+        found = msgspec.json.decode((folder / _LIMIT).read_bytes(), type=_Limit)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return max(1, found.samples) if found.key == key else None
+
+
+def write_limit(folder: Path, key: str, samples: int) -> None:
+    """Keep the micro-batch for the next pod of run `key`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{_LIMIT}.partial"
+    partial.write_bytes(msgspec.json.encode(_Limit(key, samples)))
+    partial.replace(folder / _LIMIT)
 
 
 def _steps(folder: Path) -> list[int]:

@@ -74,6 +74,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     code: int
     message: str
+    before_steps: bool = False
+    """It failed where the size of the micro-batch plays no part yet: reading the data, loading the base."""
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
     """The host of the data is down or too slow; the same command can succeed later."""
     TRAINING_FAILED = 70
     OUT_OF_MEMORY = 71
-    """Even with one sample at a time."""
+    """With one sample at a time too, or before the first step."""
     DATA_INVALID = 73
     DISK_FULL = 74
     TRAINING_HUNG = 75

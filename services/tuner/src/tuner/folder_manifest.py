@@ -17,9 +17,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of what it was made from; the same input gives the same key."""
     files: dict[str, str]
     """Relative name -> sha256 in hex."""
+    request: str = ""
+    """Of a finished result: the request that it answers (job.request_key), "" where requests have no name."""
 
 
-def seal(folder: Path, name: str, key: str, files: Sequence[str] | None = None) -> None:
+def seal(folder: Path, name: str, key: str, files: Sequence[str] | None = None, *, request: str = "") -> None:
     """Bring every file to the disk, then write the manifest `name` atomically. `files` None means all in the folder."""
     names = list(files) if files is not None else _names(folder, name)
     digests = {}
@@ -29,22 +31,31 @@ def seal(folder: Path, name: str, key: str, files: Sequence[str] | None = None) 
             os.fsync(file.fileno())
     partial = folder / f".{name}.partial"
     with partial.open("wb") as file:
-        file.write(msgspec.json.encode(Manifest(key=key, files=digests)))
+        file.write(msgspec.json.encode(Manifest(key=key, files=digests, request=request)))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / name)
     sync_folder(folder)
 
 
+def read(folder: Path, name: str) -> Manifest | None:
+    """Return the manifest, None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / name).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def intact(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file is as the manifest says."""
+    files = manifest.files.items()
+    return bool(files) and all(_digest(folder / relative) == digest for relative, digest in files)
+
+
 def whole(folder: Path, name: str, key: str) -> bool:
     """Whether the manifest is there, made for `key`, and every file is as it says."""
-    try:
-        manifest = msgspec.json.decode((folder / name).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError):
-        return False
-    if manifest.key != key or not manifest.files:
-        return False
-    return all(_digest(folder / relative) == digest for relative, digest in manifest.files.items())
+    manifest = read(folder, name)
+    return manifest is not None and manifest.key == key and intact(folder, manifest)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from tuner.config.recipe import Recipe
 from tuner.data.fetch import Fetched
+from tuner.room import Room
 
 FORMAT = 1
 """Rises when a checkpoint or a finished folder of an older tuner no longer means the same."""
@@ -36,11 +37,21 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     sharding: str = "auto"
     """auto, or one of memory.Sharding."""
     dry_run: bool = False
+    room: Room | None = None
+    """Of the folder with data, table and finished adapter."""
 
 
-def request_key(recipe: Recipe, model: Path, inputs: Sequence[str]) -> str:
-    """Return a digest of all that was asked for: configuration, base model, inputs (URLs with pins, or named files)."""
-    return _digest([FORMAT, msgspec.to_builtins(recipe), _config_digest(model), list(inputs)])
+def request_key(recipe: Recipe, model: Path, run: str) -> str:
+    """Return a digest of one request, whose result needs no look at the data: `run` (--run), configuration, base model.
+
+    "" where the run has no name: the same words can mean other data then.
+    """
+    return _digest([FORMAT, msgspec.to_builtins(recipe), _config_digest(model), run]) if run else ""
+
+
+def result_key(owner: str, run: str) -> str:
+    """Return a digest of what a finished result was made from (`run`, of run_key) and for whom."""
+    return _digest([FORMAT, "result", owner, run])
 
 
 def run_key(recipe: Recipe, model: Path, files: Sequence[Fetched]) -> str:

@@ -24,6 +24,9 @@ from tuner.uploads import Uploads
 SETTLE_SECONDS: Final = 60.0
 """Time for the last checkpoint after a failure."""
 LEAST_SECONDS: Final = 10.0
+OTHER: Final = (
+    "was made from other data, another configuration or base model, or for another Workspace, and is not used"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -45,11 +48,11 @@ class Keeper:
         self._uploads: Uploads | None = None
         self._deadline: float | None = None
 
-    async def bring_result(self, request: str) -> bool:
-        """Fill the output folder if the registry has the finished adapter of this very request. Raises FatalError."""
+    async def bring_result(self, *, key: str = "", request: str = "") -> bool:
+        """Fill the output folder if the registry has the finished adapter of `request`, or of `key`. Raises FatalError."""
         try:
             mark = await self._image.mark()
-            if mark is None or mark.key != request:
+            if mark is None or not result.answers(mark.key, mark.request, key=key, request=request):
                 return False
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
             await asyncio.to_thread(self._scratch.parent.mkdir, parents=True, exist_ok=True)
@@ -57,9 +60,10 @@ class Keeper:
         except (OciError, SecretError) as error:
             self._judge(error)
             return False
-        if not await asyncio.to_thread(result.finished, self._scratch, request):
+        found = await asyncio.to_thread(result.finished, self._scratch, key=key, request=request)
+        if found is None:
             return False
-        await asyncio.to_thread(result.publish, self._scratch, self._output, request)
+        await asyncio.to_thread(result.publish, self._scratch, self._output, found.key, request)
         return True
 
     async def bring_checkpoint(self, run: str) -> Brought:
@@ -69,7 +73,12 @@ class Keeper:
             mark = await checkpoint_image.bring_checkpoint(self._image, self._checkpoints, run)
         except (OciError, SecretError) as error:
             return Brought(remark=self._judge(error))
-        return Brought(micro_limit=mark.micro_limit) if mark is not None else Brought()
+        if mark is None:
+            return Brought()
+        if mark.key != run:
+            what = f"checkpoint of step {mark.step}" if mark.step else "finished adapter"
+            return Brought(remark=f"The {what} in {self._image.reference} {OTHER}")
+        return Brought(micro_limit=mark.micro_limit)
 
     async def send_checkpoints(self) -> None:
         """Send what is offered, until cancelled."""
@@ -91,14 +100,14 @@ class Keeper:
         if self._uploads is not None:
             await self._uploads.settle(max(LEAST_SECONDS, left))
 
-    async def keep_result(self, request: str) -> str:
+    async def keep_result(self, key: str, request: str) -> str:
         """Put the finished adapter in the place of the checkpoints: a pod after this one has nothing to train.
 
         Returns where it is kept, "" where the registry did not take it.
         """
         try:
             await asyncio.to_thread(result.copied, self._output, self._scratch)
-            await self._image.store(self._scratch, Mark(key=request))
+            await self._image.store(self._scratch, Mark(key=key, request=request))
         except (OciError, SecretError, OSError) as error:
             _logger.warning("result not kept", extra={"image": str(self._image.reference), "error": str(error)})
             return ""

@@ -17,6 +17,7 @@ from tuner.data.fetch import Limits
 from tuner.data.location import Policy
 from tuner.exits import ExitCode, FatalError
 from tuner.memory import Sharding
+from tuner.room import Room
 
 PREFIX: Final = "TUNER_"
 CHECKPOINTS: Final = ".checkpoints"
@@ -39,6 +40,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_secret_folder: Path | None
     registries: RegistrySettings
     work: Path
+    work_bytes: int
+    run: str
     workspace: Key | None
     policy: Policy
     limits: Limits
@@ -50,6 +53,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     grace_seconds: float
     metrics_port: int
+
+    @property
+    def room(self) -> Room:
+        """What the work folder may hold."""
+        return Room(folder=str(self.work), limit=self.work_bytes)
+
+    @property
+    def owner(self) -> str:
+        """Who the run is for: its name up to the first slash."""
+        return self.run.partition("/")[0]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,6 +94,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> O
             plain_http_hosts=frozenset(given.plain_http_registry), ca_bundle=environment.get("KAITO_CA_BUNDLE", "")
         ),
         work=given.work,
+        work_bytes=given.work_bytes,
+        run=_run(given.run),
         workspace=_workspace(given.workspace),
         policy=Policy(plain_http=given.plain_http, allowed_hosts=frozenset(_host(text) for text in given.allow_host)),
         limits=Limits(max_bytes=given.max_bytes),
@@ -121,6 +136,14 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--checkpoints", type=Path, default=_path(default("CHECKPOINTS", "")), help=f"default: OUTPUT/{CHECKPOINTS}")
     _add_registry(add, environment)
     add("--work", type=Path, default=Path(default("WORK", "/workspace/tuner")), help="folder for downloads and tokens")
+    add("--work-bytes", type=_bytes, default=default("WORK_BYTES", "0"), help="bytes that --work may hold (0: any)")
+    add(
+        "--run",
+        default=default("RUN", ""),
+        metavar="OWNER/NAME",
+        help="name of this very tuning: what was finished under it is taken without a look at the data; of the same OWNER, or "
+        "without a name, only for data with the same content",
+    )
     add("--workspace", default=default("WORKSPACE", ""), help="NAMESPACE/NAME of the Workspace to report to")
     add("--plain-http", action="store_true", default=default("PLAIN_HTTP", "") == "true", help="allow http:// URLs")
     add(
@@ -208,6 +231,13 @@ def _workspace(text: str) -> Key | None:
     return Key(namespace, name)
 
 
+def _run(text: str) -> str:
+    owner, slash, name = text.partition("/")
+    if text and not (owner and slash and name):
+        raise FatalError(ExitCode.USAGE, f"--run {text!r} is not OWNER/NAME")
+    return text
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -216,6 +246,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from tuner import folder_manifest
 from tuner.data.preview import Preview
+from tuner.folder_manifest import Manifest
 from tuner.job import Job
 from tuner.loss_curve import svg
 
@@ -80,8 +81,8 @@ def write(
         path.chmod(_MODE)
 
 
-def publish(staging: Path, output: Path, key: str) -> None:
-    """Move the files to the output folder and finish it with its manifest, last and atomically."""
+def publish(staging: Path, output: Path, key: str, request: str = "") -> None:
+    """Copy the files to the output folder and finish it with its manifest, last and atomically."""
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)  # an older result is no longer whole from here on
     for name in _FILES:
@@ -89,7 +90,7 @@ def publish(staging: Path, output: Path, key: str) -> None:
         shutil.copyfile(staging / name, partial)  # the output may be another file system
         partial.chmod(_MODE)
         partial.replace(output / name)
-    folder_manifest.seal(output, MANIFEST, key, _FILES)
+    folder_manifest.seal(output, MANIFEST, key, _FILES, request=request)
 
 
 def copied(output: Path, folder: Path) -> None:
@@ -100,9 +101,23 @@ def copied(output: Path, folder: Path) -> None:
         shutil.copyfile(output / name, folder / name)
 
 
-def finished(output: Path, key: str) -> bool:
-    """Whether the folder holds the whole result of exactly this request."""
-    return folder_manifest.whole(output, MANIFEST, key)
+def finished(output: Path, *, key: str = "", request: str = "") -> Manifest | None:
+    """Return the manifest of the whole result in the folder if it answers `request`, or was made from what `key` names."""
+    manifest = folder_manifest.read(output, MANIFEST)
+    if manifest is None or not answers(manifest.key, manifest.request, key=key, request=request):
+        return None
+    return manifest if folder_manifest.intact(output, manifest) else None
+
+
+def of_another(output: Path, key: str) -> bool:
+    """Whether a result of something else than `key` lies in the folder."""
+    manifest = folder_manifest.read(output, MANIFEST)
+    return manifest is not None and manifest.key != key
+
+
+def answers(found_key: str, found_request: str, *, key: str, request: str) -> bool:
+    """Whether a result is the one that is looked for; what is not known ("") is never equal. Pure."""
+    return (bool(key) and found_key == key) or (bool(request) and found_request == request)
 
 
 def training_report(facts: Facts) -> TrainingReport:

@@ -101,6 +101,13 @@ def save_steps(recipe: Recipe, steps: int) -> int:
     return max(1, math.ceil(asked * steps) if asked < 1 else int(asked))
 
 
+def _eval_batch(recipe: Recipe, made: Batch) -> int:
+    """Samples of an evaluation's forward pass: as asked for, until memory ran out; that may have been there."""
+    asked = int(recipe.training.get("per_device_eval_batch_size", made.micro))
+    limited = made.accumulation > recipe.training.get("gradient_accumulation_steps", 1)
+    return min(asked, made.micro) if limited else asked
+
+
 def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *, padding_free: bool) -> dict[str, Any]:
     """Return the arguments of trl.SFTConfig, but for its folders."""
     steps = total_steps(recipe, counts.train, made, hardware.processes)
@@ -114,7 +121,6 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARMUP_SHARE,
         "save_total_limit": 2,
-        "per_device_eval_batch_size": made.micro,
         "gradient_checkpointing": hardware.cuda,
         "optim": "adamw_torch_fused",
         "ddp_find_unused_parameters": False,
@@ -122,6 +128,7 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "dataloader_pin_memory": hardware.cuda,
         **{name: value for name, value in recipe.training.items() if name not in _OWN},
         "per_device_train_batch_size": made.micro,
+        "per_device_eval_batch_size": _eval_batch(recipe, made),
         "gradient_accumulation_steps": made.accumulation,
         "use_cpu": not hardware.cuda,
         "bf16": bf16,

@@ -13,13 +13,6 @@ from tuner.exits import ExitCode, FatalError
 from tuner.options import Options
 
 
-def named(settings: Options) -> list[str]:
-    """Names that tell the input of one request from that of another. Raises FatalError."""
-    if settings.data is None:
-        return [f"{where.url}#{where.sha256}" for where in _locations(settings)]
-    return [f"{path.name}:{path.stat().st_size}" for path in _found(settings.data)]
-
-
 async def fetch(settings: Options, moved: Moved) -> tuple[Fetched, ...]:
     """Bring every file, one after the other. Raises FatalError."""
     if settings.data is not None:
@@ -30,7 +23,7 @@ async def fetch(settings: Options, moved: Moved) -> tuple[Fetched, ...]:
     async with guard.session(
         settings.policy, connect_seconds=limits.connect_seconds, silence_seconds=limits.silence_seconds
     ) as client:
-        downloader = fetching.Downloader(client, folder, settings.policy, limits)
+        downloader = fetching.Downloader(client, folder, settings.policy, limits, room=settings.room)
         return tuple([await downloader.download(where, moved) for where in _locations(settings)])
 
 

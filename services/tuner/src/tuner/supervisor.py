@@ -17,22 +17,20 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from kaito_api.report import Progress, TuningReport
-from tuner import child, cluster, job, options, result, schedule, sources
-from tuner.checkpoints import prune
+from tuner import checkpoints, child, cluster, job, options, result, schedule, sources
 from tuner.config.document import ROOT
 from tuner.config.recipe import Recipe, parse
 from tuner.data.fetch import Fetched
 from tuner.events import Estimated, Evaluated, Event, Note, Prepared, Saved, Started, Stepped
 from tuner.exits import REASONS, ExitCode, FatalError
 from tuner.figures import Figures
-from tuner.keeper import Keeper, keeper
+from tuner.keeper import OTHER, Keeper, keeper
 from tuner.metrics import serving
 from tuner.options import Options
 from tuner.reporter import Reporter
 from tuner.verdict import Again, verdict
 
 LAST_WORD_SECONDS: Final = 5.0
-_MICRO_LIMIT: Final = "micro_limit"
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -69,17 +67,15 @@ class Supervisor:
         recipe = await asyncio.to_thread(read_recipe, settings.config, settings.method)
         for note in recipe.notes:
             _logger.info("configuration", extra={"detail": note})
-        inputs = await asyncio.to_thread(sources.named, settings)
-        request = await asyncio.to_thread(job.request_key, recipe, settings.model, inputs)
-        if await asyncio.to_thread(result.finished, settings.output, request):
-            self._reporter.state("Done", message="the output folder was finished before; nothing is repeated")
-            return
-        if self._keeper is not None and await self._unless_stopped(self._keeper.bring_result(request)):
-            self._reporter.state("Done", message="an earlier pod finished the adapter; the registry had kept it")
+        request = await asyncio.to_thread(job.request_key, recipe, settings.model, settings.run)
+        if request and await self._finished(request=request):
             return
         files = await self._unless_stopped(self._fetch())
         self._reporter.state("Checking", message="reading the data")
         run = await asyncio.to_thread(job.run_key, recipe, settings.model, files)
+        key = job.result_key(settings.owner, run)
+        if await self._finished(key=key, request=request):
+            return
         work = settings.work / run[:16]
         await self._train_and_keep(
             job.Job(
@@ -91,20 +87,33 @@ class Supervisor:
                 checkpoints=str(settings.checkpoints),
                 staging=str(work / "staging"),
                 key=run,
-                micro_limit=_read_limit(settings.checkpoints),
+                micro_limit=await asyncio.to_thread(checkpoints.read_limit, settings.checkpoints, run),
                 dry_run=settings.dry_run,
                 sharding=settings.sharding,
-            )
+                room=settings.room,
+            ),
+            key,
         )
         if settings.dry_run:
             return
         self._reporter.state("Saving", message=self.figures.remark)
-        await asyncio.to_thread(_publish, work / "staging", settings.output, request)
-        await asyncio.to_thread(prune, settings.checkpoints)
+        await asyncio.to_thread(_publish, work / "staging", settings.output, key, request)
+        await asyncio.to_thread(checkpoints.prune, settings.checkpoints)
         if self._keeper is not None:
-            self.figures.keep(await self._keeper.keep_result(request))
+            self.figures.keep(await self._keeper.keep_result(key, request))
             self._reporter.progress(tuning=self.figures.report())
         self._reporter.state("Done", message=f"the adapter is in {settings.output}")
+
+    async def _finished(self, *, key: str = "", request: str = "") -> bool:
+        """Whether an earlier pod made the adapter: in the output folder, or in the registry, from where it is brought then."""
+        if await asyncio.to_thread(result.finished, self._settings.output, key=key, request=request) is not None:
+            self._reporter.state("Done", message="the output folder was finished before; nothing is repeated")
+            return True
+        keeper = self._keeper
+        if keeper is None or not await self._unless_stopped(keeper.bring_result(key=key, request=request)):
+            return False
+        self._reporter.state("Done", message="an earlier pod finished the adapter; the registry had kept it")
+        return True
 
     async def _fetch(self) -> tuple[Fetched, ...]:
         self._reporter.state("Fetching", message="bringing the data")
@@ -114,14 +123,15 @@ class Supervisor:
 
         return await sources.fetch(self._settings, moved)
 
-    async def _train_and_keep(self, plan: job.Job) -> None:
-        """Train, and meanwhile send every checkpoint to the registry where there is one for them."""
+    async def _train_and_keep(self, plan: job.Job, key: str) -> None:
+        """Train for the result `key`, and meanwhile send every checkpoint to the registry where there is one for them."""
         keeper = self._keeper
+        self.figures.remark = await asyncio.to_thread(_left_by_others, plan, key, self._settings.output)
         if keeper is None or plan.dry_run:
             await self._train(plan)
             return
         brought = await self._unless_stopped(keeper.bring_checkpoint(plan.key))
-        self.figures.remark = brought.remark
+        self.figures.remark = ". ".join(filter(None, (self.figures.remark, brought.remark)))
         if brought.micro_limit is not None:
             plan = msgspec.structs.replace(plan, micro_limit=brought.micro_limit)
         async with asyncio.TaskGroup() as group:
@@ -157,7 +167,7 @@ class Supervisor:
     def _next(self, plan: job.Job, outcome: Again) -> job.Job:
         if outcome.micro_limit is None:
             return plan
-        _write_limit(self._settings.checkpoints, outcome.micro_limit)
+        checkpoints.write_limit(self._settings.checkpoints, plan.key, outcome.micro_limit)
         self.figures.remark = outcome.message
         return msgspec.structs.replace(plan, micro_limit=outcome.micro_limit)
 
@@ -258,25 +268,25 @@ def innermost(failures: BaseException) -> BaseException:
     return found
 
 
-def _publish(staging: Path, output: Path, request: str) -> None:
+def _left_by_others(plan: job.Job, key: str, output: Path) -> str:
+    """What lies here of other tunings and is not used, in words; "" where there is nothing."""
+    if plan.dry_run:
+        return ""
+    found = []
+    step = checkpoints.of_another_run(Path(plan.checkpoints), plan.key)
+    if step:
+        found.append(f"The checkpoint of step {step} in {plan.checkpoints} {OTHER}")
+    if result.of_another(output, key):
+        found.append(f"The finished adapter in {output} {OTHER}")
+    return ". ".join(found)
+
+
+def _publish(staging: Path, output: Path, key: str, request: str) -> None:
     """Move the adapter to the output. Raises FatalError where that is full."""
     try:
-        result.publish(staging, output, request)
+        result.publish(staging, output, key, request)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         words = f"{output} has no room for the adapter: {error.strerror}; give the output volume more"
         raise FatalError(ExitCode.DISK_FULL, words) from error
-
-
-def _read_limit(folder: Path) -> int | None:
-    """The micro-batch that an earlier pod had to come down to."""
-    try:
-        return max(1, int((folder / _MICRO_LIMIT).read_text()))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_limit(folder: Path, limit: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MICRO_LIMIT).write_text(str(limit))

@@ -26,6 +26,7 @@ from tuner.exits import ExitCode, FatalError
 from tuner.job import Job
 from tuner.memory import Sharding, fsdp_arguments
 from tuner.packing_check import packed_equals_single
+from tuner.room import require
 
 if TYPE_CHECKING:
     from tuner.callbacks import RunCallback
@@ -35,6 +36,8 @@ ROW_TOKENS: Final = 4096
 """Longest row of joined samples, in tokens: without a flash kernel attention costs the square of it."""
 DRY_STEPS: Final = 2
 """Steps of a dry run; the first one is slow, so the second one is taken for the estimate."""
+_NO_MEMORY: Final = ("can't allocate memory", "out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's allocator for CPUs, CUDA itself, C++ and cuBLAS say in a plain RuntimeError."""
 _SHARED: Final = "samples of a micro-batch share a row, without padding"
 
 
@@ -46,6 +49,8 @@ class Run:
         self.emit = emit
         self.first = int(os.environ.get("RANK", "0")) == 0
         self.trainer: Any = None
+        self.begun = False
+        """Whether the steps have begun."""
         self._callback: RunCallback | None = None
         self._sharded = Sharding.DDP
         self._precision = ""
@@ -67,7 +72,7 @@ class Run:
         longest = schedule.max_length(job.recipe, model.context_length(Path(job.model)))
         encoder = Encoder(tokenizer, max_length=longest, assistant_only=job.recipe.assistant_only)
         with model.first_process_first(found):
-            preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared))
+            preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared), job.room)
         if self.first:
             self.emit(Prepared(preview=preview))
         made = schedule.batch(job.recipe, found.processes, job.micro_limit)
@@ -83,6 +88,7 @@ class Run:
         if self._sharded is Sharding.FSDP:
             arguments |= fsdp_arguments(model.decoder_layers(base), quantised=job.recipe.quantization is not None)
         self._build(base, tokenizer, arguments, train_set, held_out)
+        self._check_room()
         with model.first_process_first(found):
             checkpoint = None if job.dry_run else checkpoints.latest_whole(Path(job.checkpoints), job.key)
         steps = schedule.total_steps(job.recipe, counts.train, made, found.processes)
@@ -99,7 +105,7 @@ class Run:
                     trainable_parameters=sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad),
                 )
             )
-        began = time.monotonic()
+        began, self.begun = time.monotonic(), True
         self._train(checkpoint)
         if self._callback is not None and self._callback.interrupted:
             _leave()
@@ -114,6 +120,12 @@ class Run:
         if self.first:
             self._save(preview, seconds, words, steps, weights)
         _leave()
+
+    def _check_room(self) -> None:
+        """The finished adapter, and a copy of it for the registry, must fit: a training that ends in an eviction repeats it."""
+        trained = sum(p.numel() * p.element_size() for p in self.trainer.model.parameters() if p.requires_grad)
+        if self.job.room is not None and not self.job.dry_run:
+            require(self.job.room, 2 * trained, "the finished adapter, with a copy for the registry,")
 
     def _check_patience(self, counts: schedule.Counts) -> None:
         recipe = self.job.recipe
@@ -158,6 +170,10 @@ class Run:
             train = prepare.longest_first(train, table["length"], per_step)
         train_set = table.select(train)
         if self.job.recipe.packing:
+            if self.job.room is not None:
+                require(
+                    self.job.room, Path(self.job.prepared, prepare.TABLE).stat().st_size, "the table of packed rows"
+                )
             train_set = pack_dataset(train_set.select_columns(["input_ids", "labels"]), longest, "bfd")
         return train_set, table.select(held) if held else None
 
@@ -285,19 +301,20 @@ def main() -> int:
         if not out_of_memory(error):
             emit(Failed(code=int(ExitCode.TRAINING_FAILED), message=f"{type(error).__name__}: {error}"[:1000]))
             raise
-        made = schedule.batch(job.recipe, int(os.environ.get("WORLD_SIZE", "1")), job.micro_limit)
-        message = f"out of memory with {made.micro} samples at a time"
-        emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message))
+        message = f"{type(error).__name__}: {error}"[:1000]
+        emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message, before_steps=not run.begun))
         return int(ExitCode.OUT_OF_MEMORY)
     return int(ExitCode.OK)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, of the GPU or of the machine, ran out."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
     )
 
 

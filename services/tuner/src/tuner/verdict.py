@@ -26,6 +26,12 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
     if stopping:
         return FatalError(ExitCode.INTERRUPTED, "stopped by SIGTERM; a new pod goes on from the last checkpoint")
     said = ExitCode(end.failure.code) if end.failure is not None else None
+    if end.failure is not None and said is ExitCode.OUT_OF_MEMORY and end.failure.before_steps:
+        return FatalError(
+            ExitCode.OUT_OF_MEMORY,
+            f"memory runs out before the first step, with base model, adapter and data alone ({end.failure.message}): "
+            "use method qlora, a lower LoraConfig.r, or a larger instance type",
+        )
     if said is ExitCode.OUT_OF_MEMORY or end.killed_for_memory:
         return _out_of_memory(batch)
     if end.failure is not None and said is not ExitCode.INTERRUPTED:

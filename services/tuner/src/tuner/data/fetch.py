@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import random
-import shutil
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -15,17 +14,18 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from tuner.data import location
+from tuner import room as space
+from tuner.data import location, transfer_error
 from tuner.data.guard import check_literal, refusal
 from tuner.data.location import Location, LocationError, Policy
+from tuner.data.transfer_error import InterruptedTransferError
 from tuner.exits import ExitCode, FatalError
+from tuner.room import Room
 
 CHUNK: Final = 1 << 20
 MAX_REDIRECTS: Final = 5
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_FREE_BYTES: Final = 64 * 1024 * 1024
-"""Bytes that stay free on the disk."""
 _logger = logging.getLogger(__name__)
 
 
@@ -53,10 +53,6 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class _Interrupted(Exception):  # noqa: N818 - not an error of ours: the transfer goes on
-    """The transfer broke off or the server is busy: try again from where it stopped."""
-
-
 class _Part(msgspec.Struct, frozen=True):
     """What `FILE.part` holds so far; written beside it."""
 
@@ -71,9 +67,12 @@ Moved = Callable[[int, int], None]
 class Downloader:
     """Brings files into one folder with one session."""
 
-    def __init__(self, client: aiohttp.ClientSession, folder: Path, policy: Policy, limits: Limits) -> None:
+    def __init__(
+        self, client: aiohttp.ClientSession, folder: Path, policy: Policy, limits: Limits, *, room: Room | None = None
+    ) -> None:
         self._client = client
         self._folder = folder
+        self._room = room or Room(folder=str(folder))
         self._policy = policy
         self._limits = limits
 
@@ -104,14 +103,14 @@ class Downloader:
             try:
                 await self._transfer(where, part, moved)
                 return
-            except (_Interrupted, aiohttp.ClientError, TimeoutError) as error:
+            except (InterruptedTransferError, aiohttp.ClientError, TimeoutError) as error:
                 cause = refusal(error)
                 if cause is not None:
                     raise cause from error
                 progressed = _size(part) > before
                 fruitless = 1 if progressed else fruitless + 1
                 pause = self._limits.backoff_seconds if progressed else min(pause * 2, 30.0)
-                words = str(error) or type(error).__name__
+                words = transfer_error.words(error)
                 if fruitless >= self._limits.attempts:
                     message = f"{where.shown} cannot be read: {words} ({fruitless} tries)"
                     raise FatalError(ExitCode.DATA_UNAVAILABLE, message) from error
@@ -122,6 +121,8 @@ class Downloader:
     async def _transfer(self, where: Location, part: Path, moved: Moved) -> None:
         """One try. Returns when the file is whole."""
         have, known = _size(part), _read_note(part, where)
+        # Before the request: what the server sends is read at once, for a connection that breaks takes unread bytes with it.
+        most = have + await asyncio.to_thread(space.left, self._room)
         headers = {}
         # Without a validator or a pin nobody can tell whether the rest belongs to the same file.
         if have and known is not None and (known.etag or where.sha256):
@@ -131,22 +132,33 @@ class Downloader:
         async with await self._follow(where, headers) as response:
             if response.status == 416 and have:
                 _drop(part)
-                raise _Interrupted("the server has fewer bytes than before")
+                raise InterruptedTransferError("the server has fewer bytes than before")
             resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             if response.status != 200 and not resumed:
                 _refuse(where, response.status)
             start = have if resumed else 0
             total = 0 if response.content_length is None else start + response.content_length
-            _check_room(where, part, total - start, total, self._limits)
+            if total > self._limits.max_bytes:
+                raise _too_large(where, self._limits)
+            if total > most:
+                raise space.full(
+                    self._room, f"{where.shown} has {total} bytes, but only {max(0, most)} are free for it"
+                )
             _write_note(part, where, _strong(response.headers.get("ETag", "")))
-            done = await self._store(response, where, part, start, lambda done: moved(done, total))
+            done = await self._store(response, where, part, (start, most), lambda done: moved(done, total))
         if total and done < total:
-            raise _Interrupted(f"the connection ended after {done} of {total} bytes")
+            raise InterruptedTransferError(f"the connection ended after {done} of {total} bytes")
 
     async def _store(
-        self, response: aiohttp.ClientResponse, where: Location, part: Path, start: int, moved: Callable[[int], None]
+        self,
+        response: aiohttp.ClientResponse,
+        where: Location,
+        part: Path,
+        span: tuple[int, int],
+        moved: Callable[[int], None],
     ) -> int:
-        """Append the body to the part from `start` on; return the bytes that it has then."""
+        """Append the body to the part, between the two offsets of `span`; return the bytes that it has then."""
+        start, most = span
         done = start
         # Unbuffered: what a full disk refuses is not tried again when the file is closed.
         with part.open("r+b" if start else "wb", buffering=0) as file:
@@ -157,6 +169,10 @@ class Downloader:
                 done += len(chunk)
                 if done > self._limits.max_bytes:
                     raise _too_large(where, self._limits)
+                if done > most:
+                    raise space.full(
+                        self._room, f"{where.shown} has more than the {max(0, most)} bytes that are free for it"
+                    )
                 try:
                     await asyncio.to_thread(_append, file, chunk)
                 except OSError as error:
@@ -187,7 +203,7 @@ def _append(file: FileIO, chunk: bytes) -> None:
 def _refuse(where: Location, status: int) -> None:
     """Raise what an unwelcome status means."""
     if status in _RETRIED_STATUSES:
-        raise _Interrupted(f"HTTP {status}")
+        raise InterruptedTransferError(f"HTTP {status}")
     meanings = {
         401: "needs a login, which cannot be given for a URL: put the data into a volume or an image",
         403: "refuses us (HTTP 403): the link may have expired",
@@ -195,17 +211,6 @@ def _refuse(where: Location, status: int) -> None:
         410: "is gone (HTTP 410): check tuning.input.urls",
     }
     raise FatalError(ExitCode.DATA_INVALID, f"{where.shown} {meanings.get(status, f'answers HTTP {status}')}")
-
-
-def _check_room(where: Location, part: Path, needed: int, total: int, limits: Limits) -> None:
-    if total > limits.max_bytes:
-        raise _too_large(where, limits)
-    free = shutil.disk_usage(part.parent).free
-    if needed > free - _FREE_BYTES:
-        raise FatalError(
-            ExitCode.DISK_FULL,
-            f"{where.shown} has {total} bytes, but only {free} are free in {part.parent}: give the data volume more",
-        )
 
 
 def _too_large(where: Location, limits: Limits) -> FatalError:

@@ -86,7 +86,11 @@ def parse(text: str, policy: Policy) -> Location:
 
 def redirected(origin: Location, target: str, policy: Policy) -> Location:
     """Return where a redirect leads, with the pin of the origin. Raises LocationError."""
-    landed = parse(urljoin(origin.url, target.partition("#")[0]), policy)
+    try:
+        joined = urljoin(origin.url, target.partition("#")[0])
+    except ValueError as error:
+        raise LocationError(f"{origin.shown} redirects to {_hidden(target)}, which is not a URL: {error}") from error
+    landed = parse(joined, policy)
     if origin.scheme == "https" and landed.scheme == "http":
         raise LocationError(f"{origin.shown} redirects to plain http ({landed.host})")
     return msgspec.structs.replace(landed, sha256=origin.sha256)

@@ -16,6 +16,7 @@ from tuner.data.preview import SHOWN_CHARACTERS, SHOWN_SAMPLES, Preview, Source,
 from tuner.data.rows import BadRow, Row
 from tuner.data.tokens import IGNORED, Encoder, Tokens
 from tuner.exits import ExitCode, FatalError
+from tuner.room import Room, require
 
 TABLE: Final = "samples.arrow"
 PREVIEW: Final = "preview.json"
@@ -24,15 +25,20 @@ MIN_SAMPLES_TO_HOLD_OUT: Final = 20
 _BATCH: Final = 1000
 
 
-def prepare(files: Sequence[Fetched], settings: DatasetSettings, encoder: Encoder, folder: Path) -> Preview:
-    """Write `folder`/samples.arrow and preview.json; a folder that has both is taken as it is. Raises FatalError."""
+def prepare(
+    files: Sequence[Fetched], settings: DatasetSettings, encoder: Encoder, folder: Path, room: Room | None = None
+) -> Preview:
+    """Write `folder`/samples.arrow and preview.json; a folder that has both is taken as it is. Raises FatalError.
+
+    `room` is that of a folder above, where its size is limited.
+    """
     try:
         return msgspec.json.decode((folder / PREVIEW).read_bytes(), type=Preview)
     except (FileNotFoundError, msgspec.MsgspecError):
         pass  # nothing yet, or a run that was interrupted: the preview is written last
     folder.mkdir(parents=True, exist_ok=True)
     stream = _Stream(settings, encoder)
-    _write(folder / TABLE, stream.read(files))
+    _write(folder / TABLE, stream.read(files), room)
     tally = stream.tally
     if tally.samples == 0:
         skipped = f"; all {tally.rows} rows were skipped: {_worst(tally)}" if tally.rows else ""
@@ -143,7 +149,7 @@ def _worst(tally: Tally) -> str:
     return tally.bad.most_common(1)[0][0] if tally.bad else "nothing of the answers is left at this max_length"
 
 
-def _write(path: Path, stream: Iterator[Tokens]) -> None:
+def _write(path: Path, stream: Iterator[Tokens], room: Room | None) -> None:
     import pyarrow
 
     ids = pyarrow.list_(pyarrow.int32())
@@ -154,12 +160,20 @@ def _write(path: Path, stream: Iterator[Tokens]) -> None:
             for tokens in stream:
                 batch.append(tokens)
                 if len(batch) == _BATCH:
-                    writer.write_batch(_record_batch(batch, schema))
+                    _append(writer, batch, schema, room)
                     batch.clear()
             if batch:
-                writer.write_batch(_record_batch(batch, schema))
+                _append(writer, batch, schema, room)
     except OSError as error:
         raise FatalError(ExitCode.DISK_FULL, f"{path.parent}: {error.strerror}; give the pod more disk") from error
+
+
+def _append(writer: Any, batch: list[Tokens], schema: Any, room: Room | None) -> None:
+    """Write a batch. Raises FatalError where the folder must not grow by it: a kubelet would evict the pod."""
+    made = _record_batch(batch, schema)
+    if room is not None:
+        require(room, made.nbytes, "the table of tokens")
+    writer.write_batch(made)
 
 
 def _record_batch(batch: list[Tokens], schema: Any) -> Any:

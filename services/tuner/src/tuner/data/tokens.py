@@ -17,6 +17,8 @@ from tuner.data.shapes import RowError, Sample
 
 IGNORED: Final = -100
 """The label of a token without loss (PyTorch's convention)."""
+_REFUSAL_CHARACTERS: Final = 120
+"""Of a template's reason: it is counted, and may quote the row."""
 
 
 class MaskSource(StrEnum):
@@ -87,9 +89,9 @@ class Encoder:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"], None
 
     def _by_markers(self, sample: Sample, template: str) -> tuple[list[int], list[int] | None]:
-        made = self._tokenizer.apply_chat_template(
+        made = self._rendered(
+            sample,
             _turns(sample),
-            tools=sample.tools,
             chat_template=template,
             tokenize=True,
             return_dict=True,
@@ -103,8 +105,11 @@ class Encoder:
         spans: list[tuple[int, int]] = []
         for position, message in enumerate(sample.messages):
             if message.role == "assistant":
-                before = self._text(sample, position, prompt=True)
-                after = self._text(sample, position + 1)
+                try:
+                    before = self._text(sample, position, prompt=True)
+                    after = self._text(sample, position + 1)
+                except RowError:  # a start of the conversation alone is refused, the whole is not
+                    return [], None
                 if not (text.startswith(after) and after.startswith(before)):
                     return [], None
                 spans.append((len(before), len(after)))
@@ -112,11 +117,17 @@ class Encoder:
         return made["input_ids"], mask_of(made["offset_mapping"], spans)
 
     def _text(self, sample: Sample, turns: int, *, prompt: bool = False) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                _turns(sample)[:turns], tools=sample.tools, tokenize=False, add_generation_prompt=prompt
-            )
-        )
+        return str(self._rendered(sample, _turns(sample)[:turns], tokenize=False, add_generation_prompt=prompt))
+
+    def _rendered(self, sample: Sample, turns: list[dict[str, str]], **how: Any) -> Any:
+        """Apply the chat template. Raises RowError: a template may refuse a row (roles that do not alternate), or its tools."""
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(turns, tools=sample.tools, **how)
+        except (TemplateError, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())[:_REFUSAL_CHARACTERS]
+            raise RowError(f"the chat template refuses it: {words}") from error
 
     def _cut(self, ids: list[int], labels: list[int], *, whole_loss: bool) -> Tokens:
         cut = max(0, len(ids) - self._max_length)
