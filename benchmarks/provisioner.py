@@ -150,6 +150,7 @@ async def service(arm: Address, plane: ControlPlane, folder: Path, others: dict[
         f"--ca-file={arm.certificate}",
         "--no-leader-elect",
         "--put-burst=100000",
+        "--call-burst=100000",
         "--health-port=0",
         f"--metrics-port={port}",
         "--log-level=warning",

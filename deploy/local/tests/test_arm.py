@@ -181,3 +181,36 @@ async def test_operations_in_flight_end_with_the_server(tmp_path: Path) -> None:
         sdk(arm, tmp_path) as client,
     ):
         await client.agent_pools.begin_create_or_update(arm.identity.resource_group, arm.identity.cluster, "ws1", POOL)
+
+
+async def test_machines_are_listed_whole_half_or_not_at_all_and_known_singly(tmp_path: Path) -> None:
+    async with serve(tmp_path, NoNodes()) as arm, sdk(arm, tmp_path) as client:
+        where = (arm.identity.resource_group, arm.identity.cluster)
+        pool = {"properties": {**POOL["properties"], "count": 3}}
+        await (await client.agent_pools.begin_create_or_update(*where, "ws1", pool)).result()
+        there = list(arm.wire.cloud.pools["ws1"].machines)
+        arm.wire.faults.add(Fault("machines", "half-list"))
+        arm.wire.faults.add(Fault("machines", "empty-list"))
+        for expected in ([there[0], there[2]], [], there):
+            assert [m.name async for m in client.machines.list(*where, "ws1")] == expected
+        assert (await client.machines.get(*where, "ws1", there[1])).name == there[1]
+        with pytest.raises(ResourceNotFoundError):
+            await client.machines.get(*where, "ws1", "aks-other-vmss000000")
+
+
+@pytest.mark.parametrize(("count", "state"), [(1, "Creating"), (2, "Scaling")])
+async def test_a_pool_that_is_stuck_stays_so_until_it_is_deleted(tmp_path: Path, count: int, state: str) -> None:
+    async with serve(tmp_path, NoNodes()) as arm, sdk(arm, tmp_path) as client:
+        where = (arm.identity.resource_group, arm.identity.cluster)
+        for machines in range(1, count):
+            pool = {"properties": {**POOL["properties"], "count": machines}}
+            await (await client.agent_pools.begin_create_or_update(*where, "ws1", pool)).result()
+        arm.wire.faults.add(Fault("put", "stuck-pool"))
+        pool = {"properties": {**POOL["properties"], "count": count}}
+        await client.agent_pools.begin_create_or_update(*where, "ws1", pool, polling=False)
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            assert (await client.agent_pools.get(*where, "ws1")).provisioning_state == state
+        assert len(arm.wire.cloud.pools["ws1"].machines) == count - 1
+        await (await client.agent_pools.begin_delete(*where, "ws1")).result()
+        assert arm.wire.cloud.pools == {}

@@ -24,6 +24,7 @@ from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import EnginePlan, PlanStatus, TuningStatus, WorkspaceStatus
 from kaito_local.errors import LocalError
 from kaito_local.run.existing import check_context, parse_registry
+from kaito_local.run.local import end_all
 from kaito_local.run.phases import Phases
 from kaito_local.run.story import complaint, is_ready, is_trained, sentences
 
@@ -198,3 +199,22 @@ def test_a_context_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
     kubeconfig.write_text("")
     with pytest.raises(LocalError, match="it has: none"):
         check_context("one", kubeconfig)
+
+
+async def test_what_cannot_be_ended_keeps_nothing_else_alive() -> None:
+    ended = []
+
+    async def one() -> None:
+        ended.append("one")
+        raise LocalError("a mount is still busy")
+
+    async def two() -> None:
+        ended.append("two")
+        raise OSError("no such device")
+
+    async def three() -> None:
+        ended.append("three")
+
+    with pytest.raises(LocalError, match="a mount is still busy\nno such device"):
+        await end_all(one, two, three)
+    assert ended == ["one", "two", "three"]

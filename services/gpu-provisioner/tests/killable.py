@@ -58,6 +58,7 @@ class FusedPools:
         self.get = pools.get
         self.list = pools.list
         self.machines = pools.machines
+        self.has_machine = pools.has_machine
 
     async def put(self, name: str, body: dict[str, Any], *, replaces: CloudPool | None) -> None:
         await self._pools.put(name, body, replaces=replaces)

@@ -164,6 +164,7 @@ async def stage(
                 list_active_seconds=0.05 if clock is None else 1.0,  # of a clock that runs many times as fast
                 list_idle_seconds=0.2 if clock is None else 4.0,
                 put_burst=1000.0,
+                call_burst=1000.0,
                 health_port=0,
                 metrics_port=0,
             )

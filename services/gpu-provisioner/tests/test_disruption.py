@@ -13,8 +13,9 @@ from provisioner_stage import Stage, fast_clock, stage
 
 from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.wiring import served_kinds
+from kaito_api.conditions import is_true
 from kaito_api.meta import Key
-from kaito_api.resources import NODECLAIMS, NODES, PODS, VOLUMEATTACHMENTS
+from kaito_api.resources import MACHINES, NODECLAIMS, NODES, PODS, VOLUMEATTACHMENTS
 from kaito_local.arm.cloud import Timings
 from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CRDS = Path(__file__).parents[3] / "crds"
 VERSIONS = {"nodeclaims": "v1", "machines": "v1alpha5"}
+ANY_SIZE = {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["Standard_NC6s_v3"]}
 GPU = {"requests": {"nvidia.com/gpu": "1"}}
 BUDGET = """
 apiVersion: policy/v1
@@ -230,12 +232,26 @@ async def test_missing_kinds(apiserver: ApiServer, tmp_path: Path, name: str) ->
                 await s.ready(name)
                 await s.client.delete(NODECLAIMS, Key("", name))
                 await eventually(lambda: s.is_gone(name), timeout=90)
-            await apiserver.kubectl("delete", "crd", "nodeclaims.karpenter.sh")
+                await restore(apiserver, "machines")
+                marks = {"name": name, "labels": {"kaito.sh/workspace": "phi"}}
+                await s.client.create(MACHINES, {"metadata": marks, "spec": {"requirements": [ANY_SIZE]}})
+                await eventually(lambda: machine_is_ready(s, name), timeout=90)
+                await s.client.delete(MACHINES, Key("", name))
+                await eventually(lambda: machines_are_gone(s), timeout=90)
+            await apiserver.kubectl("delete", "crd", "nodeclaims.karpenter.sh", "machines.karpenter.sh")
             await eventually(lambda: kinds_are(s, set()), timeout=90)
             with pytest.raises(ConfigError, match="apply crds/ first"):
                 await served_kinds(s.client)
         finally:
             await restore(apiserver, "machines", "nodeclaims")
+
+
+async def machine_is_ready(s: Stage, name: str) -> bool:
+    return is_true((await s.client.get(MACHINES, Key("", name))).status.conditions, "Ready")
+
+
+async def machines_are_gone(s: Stage) -> bool:
+    return not await s.client.list(MACHINES)
 
 
 async def kinds_are(s: Stage, expected: set[ClaimKind]) -> bool:

@@ -179,6 +179,7 @@ async def test_the_role_in_the_docs_allows_what_is_called_and_nothing_else(tmp_p
         async with connect(there) as cloud:
             assert await cloud.get("p") is None
             assert await cloud.machines("p") == frozenset()
+            assert not await cloud.has_machine("p", "m")
             for call in (
                 cloud.list(),
                 cloud.put("p", {"properties": {}}, replaces=None),

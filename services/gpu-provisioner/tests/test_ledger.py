@@ -1,11 +1,17 @@
 """What the process may believe about a pool: a LIST is neither newer than an answer that came after it began, nor a proof."""
 
+import msgspec
 import pytest
 
+from gpu_provisioner.cloud.bucket import Verb
 from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
 from gpu_provisioner.ledger import Ledger
-from gpu_provisioner.pools.plan import CloudPool
+from gpu_provisioner.pools.plan import CloudPool, Hold
 
+REFUSED = CloudFailure(
+    failure=FailureClass.BAD_INPUT, code="InvalidParameter", message="no", retry_after=3600.0, permanent=True
+)
+DOWN = CloudFailure(failure=FailureClass.SERVER, code="", message="no answer", retry_after=5.0)
 DENIED = CloudFailure(failure=FailureClass.UNAUTHORIZED, code="403", message="no", retry_after=60.0)
 FULL = CloudFailure(failure=FailureClass.CAPACITY, code="AllocationFailed", message="full", retry_after=180.0)
 
@@ -92,3 +98,62 @@ def test_claims_learn_why_nothing_can_be_read() -> None:
     assert ledger.blocked("p", 1.0) == DENIED
     ledger.listed([], started=2.0)
     assert ledger.blocked("p", 3.0) is None
+
+
+def test_a_node_is_awaited_from_the_end_of_the_operation_that_makes_its_machine() -> None:
+    """Not from the shared pool's earlier success, however long the scale-up is refused."""
+    ledger = Ledger()
+    ledger.listed([pool()], started=1.0)
+    assert ledger.awaited("a", "p", 1, 5.0) == 5.0
+    assert ledger.awaited("b", "p", 2, 6.0) is None, "AKS has yet to be told"
+    assert ledger.awaited("a", "p", 2, 6.0) is None
+    grown = msgspec.structs.replace(pool(etag="2"), count=2)
+    ledger.show(msgspec.structs.replace(grown, state="Updating"), 1000.0)
+    assert ledger.awaited("b", "p", 2, 1001.0) is None, "AKS is at work"
+    ledger.show(grown, 1010.0)
+    assert ledger.awaited("b", "p", 2, 1011.0) == 1011.0
+    assert ledger.awaited("b", "p", 2, 1500.0) == 1011.0
+    ledger.asked_anew("b")
+    assert ledger.awaited("b", "p", 2, 1600.0) == 1600.0, "a PUT so quick that its work was never seen"
+
+
+def test_a_back_off_ends_with_the_last_claim_that_caused_it() -> None:
+    ledger = Ledger()
+    for claims in (["a", "b"], ["b"], ["b", "c"], ["c"]):
+        ledger.claimed_by("p", claims)
+        if "a" in claims:
+            ledger.block("p", REFUSED, 10.0)
+        assert ledger.blocked("p", 20.0) == REFUSED
+    ledger.claimed_by("p", [])
+    ledger.listed([], started=30.0)
+    assert ledger.blocked("p", 40.0) is None
+    ledger.claimed_by("p", ["d"])
+    ledger.block("p", REFUSED, 50.0)
+    ledger.claimed_by("p", ["e"])
+    assert ledger.blocked("p", 60.0) is None, "also where the moment without a claim was not seen"
+
+
+def test_pauses_of_a_removal_grow_in_an_outage_and_stay_bounded_where_it_is_refused() -> None:
+    ledger = Ledger()
+    pauses = []
+    for _ in range(6):
+        ledger.hold("p", Verb.DELETE, DOWN, 0.0)
+        pauses.append(ledger.holds("p", 0.0)[Verb.DELETE].seconds)
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    ledger.hold("p", Verb.DELETE, REFUSED, 0.0)
+    assert ledger.holds("p", 0.0)[Verb.DELETE].seconds == 300.0
+    assert ledger.holds("p", 400.0) == {Verb.DELETE: Hold(REFUSED, 0.0)}, "remembered until it succeeds"
+    assert ledger.succeeded("p", Verb.DELETE)
+    assert ledger.holds("p", 0.0) == {}
+    ledger.hold("p", Verb.DELETE, DOWN, 0.0)
+    ledger.show(pool("Deleting"), 3.0)
+    assert ledger.holds("p", 3.0) == {}, "its answer was lost, but AKS is at it"
+    ledger.hold("p", Verb.READ, DENIED, 0.0)
+    assert ledger.holds("p", 60.0) == {}, "what was not read may not be needed any more"
+
+
+def test_how_long_aks_has_been_at_work_is_counted_by_state() -> None:
+    ledger = Ledger()
+    for state, now, since in (("Creating", 1, 1), ("Creating", 9, 1), ("Deleting", 20, 20), ("Succeeded", 30, None)):
+        ledger.show(pool(state), float(now))
+        assert ledger.working_since("p") == since

@@ -9,13 +9,13 @@ from provisioner_builders import NOW, PROVIDER, machine_claim, node, node_claim
 from gpu_provisioner.claims.plan import plan_claim, status_patch
 from gpu_provisioner.claims.view import ClaimView
 from gpu_provisioner.nodes.drain import cordon, deadline, drain_step
-from gpu_provisioner.nodes.health import Illness, illness, to_repair
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION, Illness, illness, to_repair
 from gpu_provisioner.nodes.initialization import initialization_gap
 from gpu_provisioner.nodes.registration import NodePatch, registration_patch
 from gpu_provisioner.observe import same_health
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from kaito_api.conditions import ClaimReason
-from kaito_api.core.node import Taint
+from kaito_api.core.node import Node, Taint
 from kaito_api.core.pod import Pod
 from kaito_api.meta import OwnerReference
 
@@ -227,14 +227,61 @@ def test_a_node_is_cordoned_once() -> None:
     assert cordon(msgspec.structs.replace(node(), spec=msgspec.structs.replace(node().spec, taints=taints))) is None
 
 
+def seen(found: Node) -> Node:
+    """The node with the mark that it has had a GPU."""
+    marked = msgspec.structs.replace(found.metadata, annotations={GPU_SEEN_ANNOTATION: "true"})
+    return msgspec.structs.replace(found, metadata=marked)
+
+
+def test_a_node_that_has_had_a_gpu_is_marked_once() -> None:
+    claim = node_claim()
+    bound = ClaimOutcome(uid=claim.uid, outcome=Outcome.BOUND, provider_id=PROVIDER)
+    mark = {GPU_SEEN_ANNOTATION: "true"}
+    assert plan_claim(claim, bound, (node(),), None, NOW).node.annotations == mark
+    known = msgspec.structs.replace(node(), metadata=msgspec.structs.replace(node().metadata, **_registered(claim)))
+    assert plan_claim(claim, bound, (known,), None, NOW).node_later.annotations == mark
+    assert plan_claim(claim, bound, (seen(known),), None, NOW).node_later.annotations == {}
+    assert plan_claim(claim, bound, (node(gpus=0),), None, NOW).node.annotations == {}
+    storage = node_claim(requests={"storage": "100G"})
+    assert plan_claim(storage, bound, (node(),), None, NOW).node.annotations == {}, "the claim is not about GPUs"
+
+
+@pytest.mark.parametrize(
+    ("marks", "size", "offered", "holds"),
+    [
+        ({"accelerator": "nvidia"}, "gpu", {}, True),
+        ({"accelerator": "nvidia"}, "gpu", {"nvidia.com/gpu": "0"}, True),
+        ({"accelerator": "nvidia"}, "gpu", {"nvidia.com/gpu": "2"}, False),
+        ({"accelerator": "nvidia"}, "gpu", {"nvidia.com/mig-1g.10gb": "7"}, False),
+        ({"accelerator": "nvidia"}, "gpu", {"nvidia.com/gpu.shared": "4"}, False),
+        ({"accelerator": "nvidia"}, "cpu", {}, False),
+        ({"accelerator": "other"}, "gpu", {}, False),
+        ({}, "gpu", {}, False),
+    ],
+)
+def test_a_claim_for_nvidia_waits_for_the_device_plugin(
+    marks: dict[str, str], size: str, offered: dict[str, str], holds: bool
+) -> None:
+    """It requests storage alone, as the workspace controller's claims do."""
+    claim = node_claim(labels=marks, requests={"storage": "100G"})
+    found = node(gpus=0, **{"kaito.sh/machine-type": size})
+    found = msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, allocatable=offered))
+    gap = initialization_gap(claim, found)
+    assert (gap is not None) is holds
+    if gap is not None:
+        assert gap.reason == ClaimReason.RESOURCE_NOT_REGISTERED
+        assert "NVIDIA device plugin" in gap.message
+
+
 def test_illness_and_the_brake() -> None:
-    assert illness(node(ready=False), requests_gpu=True) == "node aks-p-1-vmss000000 is not Ready"
-    assert illness(node(), requests_gpu=True) == ""
-    assert illness(node(gpus=0), requests_gpu=True) == "", "not initialized yet: the device plugin may still come"
-    lost = node(gpus=0, **{"karpenter.sh/initialized": "true"})
-    assert illness(lost, requests_gpu=True) == "node aks-p-1-vmss000000 has lost its GPU"
-    assert illness(lost, requests_gpu=False) == ""
-    assert not same_health(node(gpus=0), lost), "the label that comes later is what makes it ill"
+    assert illness(node(ready=False)) == "node aks-p-1-vmss000000 is not Ready"
+    assert illness(node()) == ""
+    initialized = node(gpus=0, **{"karpenter.sh/initialized": "true"})
+    assert illness(initialized) == "", "it never had one: another machine would lack the device plugin, too"
+    lost = seen(initialized)
+    assert illness(lost) == "node aks-p-1-vmss000000 has lost its GPU"
+    assert illness(seen(node())) == ""
+    assert not same_health(initialized, lost), "the mark that comes later is what makes it ill"
     assert same_health(lost, lost)
     old, fresh = Illness("a", "x", 0.0), Illness("b", "x", 60.0)
     assert to_repair([old, fresh], total=10, now=600.0) == (old,)

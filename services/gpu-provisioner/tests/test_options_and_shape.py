@@ -12,6 +12,10 @@ from kaito_api.nodeclaim import Requirement
 TYPE = "node.kubernetes.io/instance-type"
 ZONE = "topology.kubernetes.io/zone"
 CAPACITY = "karpenter.sh/capacity-type"
+OS = "kubernetes.io/os"
+ARCH = "kubernetes.io/arch"
+RACK = "example.com/rack"
+A_IN_TWO_ZONES = ["A/2/on-demand", "A/3/on-demand"]
 
 
 def asking(*requirements: tuple[str, str, list[str]]) -> ClaimView:
@@ -30,6 +34,20 @@ def asking(*requirements: tuple[str, str, list[str]]) -> ClaimView:
         (asking((TYPE, "In", ["A", "B"]), (TYPE, "NotIn", ["A"])), ["B/-/on-demand"]),
         (asking(("karpenter.azure.com/sku-name", "In", ["A"]), (TYPE, "In", ["A", "B"])), ["A/-/on-demand"]),
         (asking((TYPE, "In", ["A"]), ("kubernetes.io/os", "In", ["linux"])), ["A/-/on-demand"]),
+        (asking((TYPE, "In", ["A"]), (OS, "NotIn", ["windows"]), (ARCH, "NotIn", ["arm64"])), ["A/-/on-demand"]),
+        (asking((TYPE, "In", ["A"]), (CAPACITY, "NotIn", ["spot"]), (ZONE, "Exists", [])), ["A/-/on-demand"]),
+        (
+            asking((TYPE, "In", ["A"]), (CAPACITY, "In", ["spot", "on-demand"]), (CAPACITY, "NotIn", ["on-demand"])),
+            ["A/-/spot"],
+        ),
+        (asking((TYPE, "In", ["A"]), (ZONE, "In", ["eastus-1", "2", "3"]), (ZONE, "NotIn", ["1"])), A_IN_TWO_ZONES),
+        (asking((TYPE, "In", ["A"]), (ZONE, "In", ["1", "2", "3"]), (ZONE, "In", ["3", "2"])), A_IN_TWO_ZONES),
+        (
+            asking((TYPE, "In", ["Standard_NC6s_v3", "Standard_D4ps_v5"]), (ARCH, "NotIn", ["amd64"])),
+            ["Standard_D4ps_v5/-/on-demand"],
+        ),
+        (asking((TYPE, "In", ["A"]), (RACK, "In", ["1", "2"]), (RACK, "NotIn", ["1"])), ["A/-/on-demand"]),
+        (asking((TYPE, "In", ["A"]), (RACK, "NotIn", ["1"]), ("x/y", "DoesNotExist", [])), ["A/-/on-demand"]),
     ],
 )
 def test_alternatives_keep_their_order(claim: ClaimView, expected: list[str]) -> None:
@@ -48,6 +66,19 @@ def test_alternatives_keep_their_order(claim: ClaimView, expected: list[str]) ->
         (asking((TYPE, "In", ["A"]), (CAPACITY, "In", ["reserved"])), "reserved"),
         (asking((TYPE, "In", ["A"]), ("example.com/rack", "Gt", ["3"])), "example.com/rack Gt"),
         (asking((TYPE, "In", ["A"]), ("example.com/rack", "In", ["1", "2"])), "example.com/rack In"),
+        (asking((TYPE, "In", ["A"]), (TYPE, "NotIn", ["A"])), f"{TYPE} In A and {TYPE} NotIn A leaves no value"),
+        (asking((TYPE, "In", ["A"]), (CAPACITY, "NotIn", ["on-demand"])), "(on-demand where none is named)"),
+        (asking((TYPE, "In", ["A"]), (CAPACITY, "In", ["spot"]), (CAPACITY, "NotIn", ["spot"])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), (OS, "NotIn", ["linux"])), "kubernetes.io/os NotIn linux leaves no value"),
+        (asking((TYPE, "In", ["A"]), (ARCH, "NotIn", ["amd64"])), "architecture arm64"),
+        (asking((TYPE, "In", ["A"]), (ARCH, "NotIn", ["amd64", "arm64"])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), (ZONE, "In", ["1"]), (ZONE, "In", ["2"])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), (ZONE, "In", ["eastus-1"]), (ZONE, "NotIn", ["1"])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), (ZONE, "NotIn", ["1"])), "may stand in any"),
+        (asking((TYPE, "In", ["A"]), (RACK, "In", ["1"]), (RACK, "In", ["2"])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), (RACK, "In", ["1"]), (RACK, "DoesNotExist", [])), "leaves no value"),
+        (asking((TYPE, "In", ["A"]), ("kaito.sh/workspace", "In", ["other"])), "label kaito.sh/workspace=phi"),
+        (asking((TYPE, "In", ["A"]), ("kaito.sh/workspace", "NotIn", ["phi"])), "label kaito.sh/workspace=phi"),
     ],
 )
 def test_what_a_pool_cannot_honour_is_refused_with_the_reason(claim: ClaimView, words: str) -> None:
@@ -110,6 +141,11 @@ def test_the_shape_stays_the_same_when_the_claim_gets_its_nodes_labels() -> None
         },
     )
     assert shape_of(claim) == shape_of(later)
+
+
+def test_the_node_gets_a_label_where_the_requirements_leave_one_value() -> None:
+    claim = asking((TYPE, "In", ["A"]), (RACK, "In", ["1", "2"]), (RACK, "NotIn", ["1"]))
+    assert dict(shape_of(claim).labels)[RACK] == "2"
 
 
 def test_an_on_demand_pool_is_never_labelled_spot() -> None:

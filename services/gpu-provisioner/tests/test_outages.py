@@ -40,7 +40,7 @@ async def test_500s_for_ten_minutes_cost_nothing(apiserver: ApiServer, tmp_path:
             await s.claim(kept)
             await s.ready(kept)
             began = clock.monotonic()
-            for route in ("list", "put", "get"):
+            for route in ("list", "put", "get", "machines", "machine"):
                 s.arm.wire.faults.add(Fault(route, "answer", times=10_000, status=500, body=BROKEN))
             await s.claim(late)
             await eventually(lambda: s.reason(late, "Launched", "CloudUnavailable"), timeout=90)

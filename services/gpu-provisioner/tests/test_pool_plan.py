@@ -4,8 +4,9 @@ import random
 
 import msgspec
 import pytest
+from pool_builders import CAPACITY, bound, free, leaving, listed, machine, pool, provider
 
-from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
+from gpu_provisioner.cloud.failure import CloudFailure
 from gpu_provisioner.pools.plan import (
     Action,
     CloudPool,
@@ -20,39 +21,6 @@ from gpu_provisioner.pools.plan import (
     machine_name,
     plan_pool,
 )
-
-CAPACITY = CloudFailure(failure=FailureClass.CAPACITY, code="AllocationFailed", message="none left", retry_after=180.0)
-
-
-def provider(number: int) -> str:
-    return f"azure:///subscriptions/s/virtualMachineScaleSets/aks-p-1-vmss/virtualMachines/{number}"
-
-
-def machine(number: int, first_seen: float = 0.0) -> Machine:
-    return Machine(name=machine_name(provider(number)), provider_id=provider(number), first_seen=first_seen)
-
-
-def pool(
-    state: str = "Succeeded", count: int = 1, *, owned: bool = True, failure: CloudFailure | None = None
-) -> CloudPool:
-    return CloudPool(name="p", state=state, count=count, owned=owned, failure=failure)
-
-
-def listed(*numbers: int) -> frozenset[str]:
-    return frozenset(machine_name(provider(n)) for n in numbers)
-
-
-def free(uid: str) -> Demand:
-    return Demand(uid=uid)
-
-
-def bound(uid: str, number: int) -> Demand:
-    return Demand(uid=uid, provider_id=provider(number))
-
-
-def leaving(uid: str, number: int | None = None, *, released: bool = False) -> Demand:
-    return Demand(uid=uid, provider_id="" if number is None else provider(number), deleting=True, released=released)
-
 
 ROWS: list[tuple[str, PoolObservation, Action | None, dict[str, Outcome]]] = [
     (
@@ -151,13 +119,14 @@ ROWS: list[tuple[str, PoolObservation, Action | None, dict[str, Outcome]]] = [
         {"b": Outcome.WAITING},
     ),
     (
-        "gone only when the cloud no longer lists it",
+        "gone only when the cloud says so of the very machine",
         PoolObservation(
             claims=(bound("a", 0), leaving("b", 1, released=True)),
             pool=pool(count=1),
             known=True,
             machines=(machine(0),),
             listed=listed(0),
+            absent=listed(1),
         ),
         None,
         {"b": Outcome.GONE},
@@ -194,6 +163,7 @@ ROWS: list[tuple[str, PoolObservation, Action | None, dict[str, Outcome]]] = [
             known=True,
             machines=(machine(0),),
             listed=listed(0),
+            absent=listed(1),
         ),
         None,
         {"a": Outcome.BOUND, "b": Outcome.VANISHED},
@@ -453,6 +423,11 @@ class World:
             machines=tuple(self.machines.values()),
             blocked=self.failure,
             listed=frozenset(self.machines),
+            absent=frozenset(
+                machine_name(c.provider_id)
+                for c in self.claims.values()
+                if c.provider_id and machine_name(c.provider_id) not in self.machines
+            ),
         )
         decision = plan_pool(seen, self.now)
         for outcome in decision.outcomes:

@@ -69,7 +69,7 @@ async def test_a_lost_gpu_that_our_own_write_has_overtaken_is_looked_at() -> Non
     service = await watching(at("1", node(**MARKS)))
     service.observer.nodes.record(at("3", node(gpus=0, **MARKS)))
     service.observer.nodes.changed("MODIFIED", at("2", node(gpus=0, **MARKS)))
-    assert len(service.repair.queue) == 1
+    assert service.repair.queue.delayed == 1
 
 
 async def test_our_own_write_and_a_heartbeat_wake_nobody() -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from kaito_local.binaries import CONTROL_PLANE, ensure
 from kaito_local.certificates import CertificateAuthority, write_signing_key
-from kaito_local.errors import LocalError
+from kaito_local.errors import CommandError, LocalError
 from kaito_local.kubeconfig import write_kubeconfig
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY
@@ -111,7 +111,17 @@ class ControlPlane:
             return
         await kubectl.apply(_CRD_FOLDER)
         names = [f"-f={file}" for file in files]
-        await kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+        async with asyncio.timeout(_START_TIMEOUT):
+            while True:
+                try:
+                    await kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+                except CommandError as error:
+                    # kubectl gives up on a definition that has no conditions at all yet instead of waiting for the first.
+                    if "conditions accessor error" not in error.output:
+                        raise
+                    await asyncio.sleep(0.2)
+                else:
+                    return
 
     async def wait_ready(self, process: Process) -> None:
         """Returns when /readyz says ok. Nothing announces readiness, so this asks ten times a second."""

@@ -95,9 +95,23 @@ class Prometheus:
         """Evaluate a query now."""
         return list((await self.get("query", query=query))["result"])
 
-    async def empty(self, wanted: Sequence[Query]) -> list[Query]:
-        """Those of the queries that return nothing now."""
-        return [query for query in wanted if not await self.samples(query.expression)]
+    async def answer(self, wanted: Sequence[Query], *, idle: bool = False, timeout: float = _PATIENCE) -> None:
+        """Wait until every one of the queries returns a number. Raises AssertionError with those that do not.
+
+        A quantile over nothing is NaN, in Grafana an empty graph: it counts only where nothing needs to happen while the
+        services are watched (`idle`). It still says that the series are there.
+        """
+
+        async def all_do() -> bool:
+            silent = [query for query in wanted if not _numbers(await self.samples(query.expression), nan=idle)]
+            assert not silent, silent
+            return True
+
+        await eventually(all_do, timeout=timeout)
+
+
+def _numbers(samples: Sequence[Any], *, nan: bool) -> list[Any]:
+    return [sample for sample in samples if nan or sample["value"][1] != "NaN"]
 
 
 def write_config(folder: Path) -> Path:

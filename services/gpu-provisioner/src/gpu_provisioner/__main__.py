@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -28,7 +29,19 @@ async def run(settings: Settings) -> None:
     async with transport, connect(settings.azure) as cloud:
         client = Client(transport)
         provisioner = Provisioner(client=client, cloud=cloud, kinds=await served_kinds(client), settings=settings)
+        _calm_collector()
         await provisioner.manager.run()
+
+
+def _calm_collector() -> None:
+    """Keeps garbage collection out of bursts of work.
+
+    What the start has made, 80 000 objects of the SDK above all, stays for good: looking through it takes 40 ms each time. And
+    the objects of a hundred claims in work are no garbage yet.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def main() -> None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from gpu_provisioner.cloud.failure import CloudFailure
-from gpu_provisioner.pools.plan import ClaimOutcome, CloudPool, Outcome
+from collections.abc import Collection
+from typing import NamedTuple
+
+from gpu_provisioner.cloud.bucket import Verb
+from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
+from gpu_provisioner.pools.plan import ClaimOutcome, CloudPool, Hold, Outcome
 
 _NEVER = float("-inf")
+OUTAGE_SECONDS = 60.0
+"""The longest pause after a call that Azure did not answer properly."""
+REFUSED_SECONDS = 300.0
+"""The pause after a removal that Azure refuses for good: the machine costs money all the while."""
+
+
+class _Held(NamedTuple):
+    failure: CloudFailure
+    until: float
+    times: int
 
 
 class Ledger:
@@ -33,6 +47,10 @@ class Ledger:
         self._machines_listed: dict[str, float] = {}
         self._changed: dict[str, float] = {}
         self._blocked: dict[str, tuple[CloudFailure, float]] = {}
+        self._held: dict[str, dict[Verb, _Held]] = {}
+        self._working: dict[str, tuple[str, float]] = {}
+        self._claimants: dict[str, frozenset[str]] = {}
+        self._absent_machines: dict[str, set[str]] = {}
         self._noted: dict[str, str] = {}
         self._listed_at = _NEVER
 
@@ -58,6 +76,11 @@ class Ledger:
         """When the pool was noticed first; 0 for none."""
         return self._first_seen.get(name, 0.0)
 
+    def working_since(self, name: str) -> float | None:
+        """Since when AKS has been working on the pool without a change of its state; None while it does not."""
+        entry = self._working.get(name)
+        return entry[1] if entry is not None else None
+
     def show(self, pool: CloudPool, now: float) -> None:
         """The service answered with this pool: the newest knowledge there is."""
         name = pool.name
@@ -67,6 +90,12 @@ class Ledger:
         self._changed.pop(name, None)
         self._absent.discard(name)
         self._unlisted.discard(name)
+        if pool.settled:
+            self._working.pop(name, None)
+        elif self._working.get(name, ("", 0.0))[0] != pool.state:
+            self._working[name] = (pool.state, now)
+        if pool.going:
+            self._held.pop(name, None)  # taken, though no answer said so
         mark = pool.etag + pool.state
         if pool.failure is None:
             self._noted.pop(name, None)
@@ -78,6 +107,9 @@ class Ledger:
         """The service said about this very pool that there is none."""
         for memory in (self._pools, self._first_seen, self._noted, self._changed, self._machines_listed):
             memory.pop(name, None)
+        self._working.pop(name, None)
+        self._held.pop(name, None)
+        self._absent_machines.pop(name, None)  # a pool of this name counts its machines from 0 again
         self._unlisted.discard(name)
         self._as_of[name] = now
         self._absent.add(name)
@@ -130,9 +162,17 @@ class Ledger:
         """Seconds for which that still holds."""
         return max(0.0, self._deferred.get(uid, 0.0) - now)
 
-    def awaited(self, uid: str, now: float) -> float:
-        """Since when the claim has been waiting for a Node though AKS is done."""
+    def awaited(self, uid: str, name: str, needed: int, now: float) -> float | None:
+        """Since when the claim has been waiting for a Node though AKS is done; None while AKS is not, or has yet to be told."""
+        pool = self._pools.get(name)
+        if pool is None or pool.state != "Succeeded" or pool.count < needed:
+            self._awaited.pop(uid, None)
+            return None
         return self._awaited.setdefault(uid, now)
+
+    def asked_anew(self, uid: str) -> None:
+        """AKS was asked for the claim's machine just now: the wait for its Node begins when that is done."""
+        self._awaited.pop(uid, None)
 
     def drained(self, uid: str, now: float) -> float:
         """Since when no pod that has to leave is on the claim's node any more."""
@@ -149,6 +189,14 @@ class Ledger:
     def machines_listed_now(self, name: str, now: float) -> None:
         """The pool's machines have just been listed."""
         self._machines_listed[name] = now
+
+    def absent_machines(self, name: str) -> frozenset[str]:
+        """Machines of the pool about which the service said that there is none."""
+        return frozenset(self._absent_machines.get(name, ()))
+
+    def machine_absent(self, name: str, machine: str) -> None:
+        """The service said so about this very machine: what a LIST leaves out proves nothing."""
+        self._absent_machines.setdefault(name, set()).add(machine)
 
     # --- failures
     def block(self, name: str, failure: CloudFailure, now: float) -> None:
@@ -170,6 +218,44 @@ class Ledger:
         """Seconds that the failure still has to be waited out."""
         entry = self._blocked.get(name)
         return max(0.0, entry[1] - now) if entry is not None else 0.0
+
+    def hold(self, name: str, verb: Verb, failure: CloudFailure, now: float) -> None:
+        """A removal or a read failed: it is not sent again before its time, and remembered until it succeeds."""
+        before = self._held.setdefault(name, {}).get(verb)
+        times = before.times + 1 if before is not None and before.failure.failure is failure.failure else 1
+        wait = min(failure.retry_after, REFUSED_SECONDS) if failure.permanent else failure.retry_after
+        if failure.failure is FailureClass.SERVER:
+            wait = max(wait, min(wait * 2 ** (times - 1), OUTAGE_SECONDS))
+        self._held[name][verb] = _Held(failure, now + wait, times)
+
+    def succeeded(self, name: str, verb: Verb) -> bool:
+        """The call was taken; whether it had failed before. With the pool's DELETE nothing else is left to be done."""
+        held = self._held.get(name, {})
+        if verb is Verb.DELETE:
+            return self._held.pop(name, None) is not None
+        return held.pop(verb, None) is not None
+
+    def holds(self, name: str, now: float) -> dict[Verb, Hold]:
+        """Failed removals of the pool until they succeed, and failed reads until their time is over: the newest first."""
+        held = sorted(self._held.get(name, {}).items(), key=lambda entry: -entry[1].until)
+        return {
+            verb: Hold(each.failure, max(0.0, each.until - now))
+            for verb, each in held
+            if verb is not Verb.READ or each.until > now
+        }
+
+    def claimed_by(self, name: str, uids: Collection[str]) -> None:
+        """The claims of a pool. What failed was asked for by claims: with the last of them its back-off goes.
+
+        So a corrected claim of the same name is not held up by what the old one asked for.
+        """
+        before, now = self._claimants.get(name, frozenset()), frozenset(uids)
+        if before and not before & now:
+            self.unblock(name)
+        if now:
+            self._claimants[name] = now
+        else:
+            self._claimants.pop(name, None)
 
     # --- claims
     def outcome(self, uid: str) -> ClaimOutcome:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from gpu_provisioner.claims.view import ClaimKind, ClaimView, from_machine, from_node_claim
+from gpu_provisioner.claims.view import ClaimKind, ClaimView, chosen_pool, from_machine, from_node_claim
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION
 from kaito_api import labels
 from kaito_api.core import VolumeAttachment
 from kaito_api.core.node import Node
@@ -22,30 +21,19 @@ BY_NODE = "node"
 
 
 class Observer:
-    """Informers on claims of the served kinds, Nodes, Pods and VolumeAttachments. `kinds` are those that the cluster has."""
+    """Informers on claims of both kinds, Nodes, Pods and VolumeAttachments. A kind that the cluster lacks stays empty."""
 
-    def __init__(self, client: Client, kinds: Iterable[ClaimKind]) -> None:
-        kinds = set(kinds)
-        self.node_claims: Informer[NodeClaim] | None = None
-        self.machines: Informer[Machine] | None = None
-        if ClaimKind.NODE_CLAIM in kinds:
-            self.node_claims = Informer(
-                client,
-                NODECLAIMS,
-                indexes={
-                    BY_PROVIDER: lambda c: _some(c.status.provider_id),
-                    BY_POOL: lambda c: _some(from_node_claim(c).pool),
-                },
-            )
-        if ClaimKind.MACHINE in kinds:
-            self.machines = Informer(
-                client,
-                MACHINES,
-                indexes={
-                    BY_PROVIDER: lambda m: _some(m.status.provider_id),
-                    BY_POOL: lambda m: _some(from_machine(m).pool),
-                },
-            )
+    def __init__(self, client: Client) -> None:
+        self.node_claims: Informer[NodeClaim] = Informer(
+            client,
+            NODECLAIMS,
+            indexes={BY_PROVIDER: lambda c: _some(c.status.provider_id), BY_POOL: _pool_of_claim},
+        )
+        self.machines: Informer[Machine] = Informer(
+            client,
+            MACHINES,
+            indexes={BY_PROVIDER: lambda m: _some(m.status.provider_id), BY_POOL: _pool_of_claim},
+        )
         self.nodes: Informer[Node] = Informer(
             client,
             NODES,
@@ -62,40 +50,40 @@ class Observer:
     def claim(self, key: Key) -> ClaimView | None:
         """The claim of a work-queue key, managed or not."""
         if key.namespace == ClaimKind.MACHINE:
-            machine = self.machines.get(Key("", key.name)) if self.machines else None
+            machine = self.machines.get(Key("", key.name))
             return from_machine(machine) if machine else None
-        claim = self.node_claims.get(Key("", key.name)) if self.node_claims else None
+        claim = self.node_claims.get(Key("", key.name))
         return from_node_claim(claim) if claim else None
 
     def record(self, claim: ClaimView, written: NodeClaim | Machine) -> None:
         """Takes the answer to our own write into the cache, so that the next look rests on it."""
-        if claim.kind is ClaimKind.MACHINE and self.machines is not None and isinstance(written, Machine):
+        if claim.kind is ClaimKind.MACHINE and isinstance(written, Machine):
             self.machines.record(written)
-        elif self.node_claims is not None and isinstance(written, NodeClaim):
+        elif isinstance(written, NodeClaim):
             self.node_claims.record(written)
 
     def claims(self) -> list[ClaimView]:
         """All claims that this provisioner manages."""
-        found = [from_node_claim(c) for c in self.node_claims.list()] if self.node_claims else []
-        found += [from_machine(m) for m in self.machines.list()] if self.machines else []
+        found = [from_node_claim(c) for c in self.node_claims.list()]
+        found += [from_machine(m) for m in self.machines.list()]
         return [claim for claim in found if claim.managed]
 
     def claims_of_pool(self, pool: str) -> list[ClaimView]:
         """Managed claims that chose this pool, oldest first."""
-        found = [from_node_claim(c) for c in self.node_claims.by_index(BY_POOL, pool)] if self.node_claims else []
-        found += [from_machine(m) for m in self.machines.by_index(BY_POOL, pool)] if self.machines else []
+        found = [from_node_claim(c) for c in self.node_claims.by_index(BY_POOL, pool)]
+        found += [from_machine(m) for m in self.machines.by_index(BY_POOL, pool)]
         managed = [claim for claim in found if claim.managed]
         return sorted(managed, key=lambda c: (c.created.timestamp() if c.created else 0.0, c.kind, c.name))
 
     def claims_of_provider(self, provider_id: str) -> list[ClaimView]:
         """Managed claims whose machine has this providerID."""
-        found = (
-            [from_node_claim(c) for c in self.node_claims.by_index(BY_PROVIDER, provider_id)]
-            if self.node_claims
-            else []
-        )
-        found += [from_machine(m) for m in self.machines.by_index(BY_PROVIDER, provider_id)] if self.machines else []
-        return [claim for claim in found if claim.managed]
+        return [claim for claim in self.all_claims_of_provider(provider_id) if claim.managed]
+
+    def all_claims_of_provider(self, provider_id: str) -> list[ClaimView]:
+        """Claims whose machine has this providerID, another provisioner's too."""
+        found = [from_node_claim(c) for c in self.node_claims.by_index(BY_PROVIDER, provider_id)]
+        found += [from_machine(m) for m in self.machines.by_index(BY_PROVIDER, provider_id)]
+        return found
 
     def nodes_of_provider(self, provider_id: str) -> tuple[Node, ...]:
         """Nodes with this providerID: one, unless something is wrong."""
@@ -134,11 +122,11 @@ def vital(node: Node) -> tuple[object, ...]:
 
 
 def same_health(old: Node, new: Node) -> bool:
-    """Whether all that an illness is judged by is as before: a GPU is missed on an initialized node only."""
-    return (old.ready, old.status.allocatable, old.metadata.labels.get(labels.INITIALIZED)) == (
+    """Whether all that an illness is judged by is as before: a GPU is missed only on a node that has had it."""
+    return (old.ready, old.status.allocatable, GPU_SEEN_ANNOTATION in old.metadata.annotations) == (
         new.ready,
         new.status.allocatable,
-        new.metadata.labels.get(labels.INITIALIZED),
+        GPU_SEEN_ANNOTATION in new.metadata.annotations,
     )
 
 
@@ -146,6 +134,11 @@ def pool_of(node: Node) -> str:
     """The AKS agent pool of a node, "" for a node of none."""
     marks = node.metadata.labels
     return marks.get(labels.AGENT_POOL) or marks.get(labels.AGENT_POOL_LEGACY, "")
+
+
+def _pool_of_claim(claim: NodeClaim | Machine) -> tuple[str, ...]:
+    """For the index, which asks several times for each change: no whole view is built for it."""
+    return _some(chosen_pool(claim.metadata.name, claim.metadata.annotations, claim.status.provider_id))
 
 
 def _some(value: str) -> tuple[str, ...]:

@@ -32,11 +32,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     azure: AzureSettings
     shared_pools: bool = True
-    workers: int = 32
+    workers: int = 20
+    claim_workers: int = 8
     list_active_seconds: float = 3.0
     list_idle_seconds: float = 30.0
     put_burst: float = 18.0
     put_per_minute: float = 1.0
+    call_burst: float = 55.0
+    calls_per_second: float = 1.0
     health_port: int = 8081
     metrics_port: int = 8080
     namespace: str = "kaito-system"
@@ -61,6 +64,13 @@ _AZURE = (
     ("ca-file", "ARM_CA_FILE", "", "certificates to trust for endpoint and authority"),
 )
 _REQUIRED = ("subscription_id", "resource_group", "cluster_name")
+_CLOUDS = ("AZURE_PUBLIC_CLOUD", "AZURE_US_GOVERNMENT", "AZURE_CHINA_CLOUD")
+_CREDENTIALS = {
+    "workload-identity": ("tenant_id", "client_id", "federated_token_file"),
+    "managed-identity": (),
+    "client-secret": ("tenant_id", "client_id", "client_secret"),
+}
+"""What each way to be known to Azure needs."""
 
 
 def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -93,11 +103,14 @@ def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         help="run without a Lease: only for a single replica [LEADER_ELECT=false]",
     )
     numbers = {
-        "workers": "claims and pools handled at once",
+        "workers": "agent pools handled at once: Azure takes seconds for an answer",
+        "claim_workers": "claims handled at once: more open more connections to the apiserver without being faster",
         "list_active_seconds": "interval of the shared LIST while something is under way",
         "list_idle_seconds": "interval of the shared LIST otherwise",
         "put_burst": "PUTs that may go out at once (AKS allows 20)",
         "put_per_minute": "PUTs per minute after that (AKS allows 1)",
+        "call_burst": "DELETEs that may go out at once, and as many deleteMachines and reads of one pool (AKS allows 60)",
+        "calls_per_second": "of each of these per second after that (AKS allows 1)",
         "health_port": "port of /healthz and /readyz",
         "metrics_port": "port of /metrics",
     }
@@ -130,9 +143,26 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
     missing = [name.replace("_", "-") for name in _REQUIRED if not azure[name]]
     if missing:
         parser.error(f"needed: {', '.join('--' + name for name in missing)}")
+    settings = AzureSettings(**azure, client_secret=env.get("AZURE_CLIENT_SECRET", ""))
+    if mistake := _mistake(settings):
+        parser.error(mistake)
     return Settings(
-        azure=AzureSettings(**azure, client_secret=env.get("AZURE_CLIENT_SECRET", "")),
+        azure=settings,
         shared_pools=not options.pop("pool_per_claim"),
         leader_elect=not options.pop("no_leader_elect"),
         **options,
     )
+
+
+def _mistake(azure: AzureSettings) -> str:
+    """What is wrong with the way to Azure and what to set, "" when it can be tried."""
+    if azure.cloud not in _CLOUDS:
+        return f"--cloud {azure.cloud!r} is unknown: use {', '.join(_CLOUDS)} [AZURE_CLOUD]"
+    if azure.credential not in _CREDENTIALS:
+        return f"--credential {azure.credential!r} is unknown: use {', '.join(_CREDENTIALS)} [AZURE_CREDENTIAL]"
+    missing = [name for name in _CREDENTIALS[azure.credential] if not getattr(azure, name)]
+    if not missing:
+        return ""
+    variables = {flag.replace("-", "_"): f"--{flag} [{variable}]" for flag, variable, *_ in _AZURE}
+    said = ", ".join(variables.get(name, "AZURE_CLIENT_SECRET (environment only)") for name in missing)
+    return f"--credential {azure.credential} needs {said}: see docs/aks.md"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -12,12 +14,12 @@ from gpu_provisioner.claims.replacement import Replacement
 from gpu_provisioner.claims.termination import Terminator
 from gpu_provisioner.claims.view import ClaimKind, ClaimView, from_machine, from_node_claim
 from gpu_provisioner.cloud.base import AgentPools
-from gpu_provisioner.cloud.bucket import FairBucket
+from gpu_provisioner.cloud.bucket import CallLimits, FairBucket
 from gpu_provisioner.cloud.stockouts import Stockouts
 from gpu_provisioner.ledger import Ledger
 from gpu_provisioner.metrics import Metrics
 from gpu_provisioner.nodes.release import NodeReleaser
-from gpu_provisioner.nodes.repair import NodeRepairer
+from gpu_provisioner.nodes.repair import GATHER_SECONDS, NodeRepairer
 from gpu_provisioner.observe import Observer, pool_of, same_health, vital
 from gpu_provisioner.pools.lister import PoolLister
 from gpu_provisioner.pools.reconciler import PoolReconciler
@@ -26,20 +28,26 @@ from kaito_api import labels
 from kaito_api.core import VolumeAttachment
 from kaito_api.core.node import Node
 from kaito_api.core.pod import Pod
+from kaito_api.machine import Machine
 from kaito_api.meta import Key, Resource
+from kaito_api.nodeclaim import NodeClaim
 from kaito_api.resources import MACHINES, NODECLAIMS
 from kubecore.client import Client
 from kubecore.clock import Clock, SystemClock
 from kubecore.controller import Controller
-from kubecore.errors import ConfigError, NotServed
+from kubecore.errors import ApiError, ConfigError, NotServed, TransportError
 from kubecore.events import EventRecorder
-from kubecore.informer import Event
+from kubecore.informer import Event, Informer
 from kubecore.leader import LeaderConfig
 from kubecore.manager import Manager
 
 log = logging.getLogger(__name__)
+T = TypeVar("T", NodeClaim, Machine)
 LEASE = "gpu-provisioner"
 EVERYTHING = Key("", "cluster")
+ARRIVAL_SECONDS = 10.0
+"""Interval at which a claim kind that is not installed is looked for: shorter than the age at which a pool without a claim goes,
+since a replica that takes over may know pools before it knows their claims."""
 
 
 async def served_kinds(client: Client) -> set[ClaimKind]:
@@ -50,17 +58,23 @@ async def served_kinds(client: Client) -> set[ClaimKind]:
         (ClaimKind.MACHINE, MACHINES),
     )
     for kind, resource in candidates:
-        try:
-            await client.listing(resource)
-        except NotServed:
-            log.info("claims of this kind are not served here", extra={"kind": kind})
-        else:
+        if await _served(client, resource):
             kinds.add(kind)
+        else:
+            log.info("claims of this kind are not served here yet", extra={"kind": kind})
     if not kinds:
         raise ConfigError(
             "neither NodeClaim (karpenter.sh/v1) nor Machine (karpenter.sh/v1alpha5) is installed: apply crds/ first"
         )
     return kinds
+
+
+async def _served(client: Client, resource: Resource[Any]) -> bool:
+    try:
+        await client.listing(resource)
+    except NotServed:
+        return False
+    return True
 
 
 class Provisioner:
@@ -76,10 +90,12 @@ class Provisioner:
         clock: Clock | None = None,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
+        """`kinds`: those that the cluster has, without which no work begins. One that is installed later is served then."""
         self.clock = clock or SystemClock()
         self.ledger = Ledger()
         self.metrics = Metrics(registry)
-        self.observer = Observer(client, kinds)
+        self._client = client
+        self.observer = Observer(client)
         leader = LeaderConfig(name=LEASE, namespace=settings.namespace) if settings.leader_elect else None
         self.manager = Manager(
             client, self.clock, health_port=settings.health_port, metrics_port=settings.metrics_port, leader=leader
@@ -125,7 +141,11 @@ class Provisioner:
             observer=self.observer,
             cloud=cloud,
             ledger=self.ledger,
-            bucket=FairBucket(settings.put_burst, settings.put_per_minute / 60),
+            limits=CallLimits(
+                put=FairBucket(settings.put_burst, settings.put_per_minute / 60),
+                call_burst=settings.call_burst,
+                calls_per_second=settings.calls_per_second,
+            ),
             stockouts=stockouts,
             metrics=self.metrics,
             clock=self.clock,
@@ -143,14 +163,15 @@ class Provisioner:
         )
         release = NodeReleaser(client=client, observer=self.observer)
         add = self.manager.add_controller
-        self.claims = add(Controller("claims", claims.reconcile, workers=settings.workers, clock=self.clock))
+        self.claims = add(Controller("claims", claims.reconcile, workers=settings.claim_workers, clock=self.clock))
         self.pools = add(
             Controller("pools", pools.reconcile, workers=settings.workers, reconcile_timeout=120, clock=self.clock)
         )
         self.repair = add(Controller("repair", repair.reconcile, workers=1, clock=self.clock))
         self.release = add(Controller("release", release.reconcile, workers=2, clock=self.clock))
         self.manager.add_task("pool-lister", self.lister.run)
-        self._watch()
+        self.manager.add_task("first-health-check", self._check_health)
+        self._watch(kinds)
 
     def wake_pool(self, name: str) -> None:
         """Look at this agent pool."""
@@ -158,8 +179,12 @@ class Provisioner:
             self.pools.enqueue(Key("", name))
 
     def wake_repair(self) -> None:
-        """Look at the health of all nodes."""
-        self.repair.enqueue(EVERYTHING)
+        """Look at the health of all nodes: once for all that change together, since one look goes through all claims."""
+        self.repair.enqueue_after(EVERYTHING, GATHER_SECONDS)
+
+    async def _check_health(self) -> None:
+        """What fell ill while nobody led changes no more: nothing else would bring a look at it."""
+        self.wake_repair()
 
     def wake_claim(self, key: Key) -> None:
         """Look at this claim."""
@@ -180,21 +205,11 @@ class Provisioner:
             or any(pool.owned and not pool.settled for pool in self.ledger.pools)
         )
 
-    def _watch(self) -> None:
-        if self.observer.node_claims is not None:
-            self.observer.node_claims.add_handler(
-                lambda e: self._claim_changed(
-                    from_node_claim(e.obj), from_node_claim(e.old) if e.old else None, e.new is None, e.echo
-                )
-            )
-            self.manager.add_informer(self.observer.node_claims)
-        if self.observer.machines is not None:
-            self.observer.machines.add_handler(
-                lambda e: self._claim_changed(
-                    from_machine(e.obj), from_machine(e.old) if e.old else None, e.new is None, e.echo
-                )
-            )
-            self.manager.add_informer(self.observer.machines)
+    def _watch(self, kinds: set[ClaimKind]) -> None:
+        self.observer.node_claims.add_handler(partial(self._changed, from_node_claim))
+        self.observer.machines.add_handler(partial(self._changed, from_machine))
+        self._add_claims(self.observer.node_claims, served=ClaimKind.NODE_CLAIM in kinds)
+        self._add_claims(self.observer.machines, served=ClaimKind.MACHINE in kinds)
         self.observer.nodes.add_handler(self._node_changed)
         self.observer.pods.add_handler(self._pod_changed)
         self.observer.attachments.add_handler(self._attachment_changed)
@@ -202,14 +217,42 @@ class Provisioner:
         self.manager.add_informer(self.observer.pods)
         self.manager.add_informer(self.observer.attachments)
 
-    def _claim_changed(self, claim: ClaimView, before: ClaimView | None, gone: bool, echo: bool) -> None:
-        if not claim.managed or echo:
-            return  # an echo is our own write: whoever wrote it has woken whom it concerns
+    def _add_claims(self, informer: Informer[T], *, served: bool) -> None:
+        """Runs the informer; where its kind is not served, the start does not wait for it."""
+        if served:
+            self.manager.add_informer(informer)
+        else:
+            name = f"{informer.res.plural}-arrival"
+            self.manager.add_task(name, partial(self._run_once_served, informer), leader_only=False)
+
+    async def _run_once_served(self, informer: Informer[T]) -> None:
+        """Looks now and then whether the kind has been installed: no other right than that on claims is needed for it."""
+        resource = informer.res
+        while True:
+            try:
+                if await _served(self._client, resource):
+                    break
+            except (ApiError, TransportError) as error:
+                log.warning("cannot look for a claim kind", extra={"kind": resource.kind, "reason": str(error)})
+            await self.clock.sleep(ARRIVAL_SECONDS)
+        log.info("claims of this kind are served from now on", extra={"kind": resource.kind})
+        await informer.run()
+
+    def _changed(self, view: Callable[[T], ClaimView], event: Event[T]) -> None:
+        if not event.echo:  # an echo is our own write: whoever wrote it has woken whom it concerns
+            self._claim_changed(view(event.obj), view(event.old) if event.old else None, event.new is None)
+
+    def _claim_changed(self, claim: ClaimView, before: ClaimView | None, gone: bool) -> None:
+        if not claim.managed:
+            return
         self.wake_pool(claim.pool)
         if before is not None and before.pool != claim.pool:
             self.wake_pool(before.pool)
         if gone:
             self.ledger.forget_claim(claim.uid)
+            for node in self.observer.nodes_of_provider(claim.provider_id):
+                if node.metadata.deleting:  # somebody took the claim's finalizer off by hand
+                    self.release.enqueue(node.metadata.key)
             return
         self.claims.enqueue(claim.key)
         if not claim.deleting and claim.pool and not claim.provider_id:
@@ -229,8 +272,9 @@ class Provisioner:
             self.claims.enqueue(claim.key)
         if labels.REGISTERED in node.metadata.labels:
             if not node.ready or overtaken or (event.old is not None and not same_health(event.old, node)):
-                self.wake_repair()  # looks at all claims: not for each label
-            self.release.enqueue(node.metadata.key)
+                self.wake_repair()
+            if node.metadata.deleting:
+                self.release.enqueue(node.metadata.key)
 
     def _being_bound(self, node: Node) -> list[ClaimView]:
         """Claims whose binding to this node is decided but does not stand in the cache yet."""

@@ -199,6 +199,8 @@ class Cloud:
 
     async def _grow(self, pool: Pool, operation: Operation, fault: Fault | None) -> None:
         effect = fault.effect if fault else ""
+        if effect == "stuck-pool":
+            await asyncio.Event().wait()  # until a DELETE ends it
         wanted = int(pool.properties.get("count") or 0)
         while (
             len(pool.machines) > wanted

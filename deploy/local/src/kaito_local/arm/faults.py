@@ -5,20 +5,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Route = Literal["put", "get", "list", "delete", "operation", "post", "token"]
+Route = Literal["put", "get", "list", "delete", "operation", "post", "machines", "machine", "token"]
 Effect = Literal[
     "answer",  # answer with `status`, `body` and `headers` and do nothing
     "drop",  # do the work, then close the connection without an answer
     "hang",  # never answer
-    "half-list",  # a LIST that leaves out every second pool
+    "half-list",  # a LIST that leaves out every second pool or machine
     "empty-list",  # a LIST that leaves out all of them
     "fail-operation",  # the operation ends Failed with `error`
     "partial",  # `machines` machines come, then the operation ends Failed with `error`
     "stuck-operation",  # the pool becomes Succeeded, its operation stays InProgress
     "failed-but-alive",  # the machines come up, pool and operation end Failed
     "no-node",  # the operation succeeds, the machine's Node never appears
+    "stuck-pool",  # pool and operation stay as they are, Creating or Updating; no machine comes
 ]
-OPERATION_EFFECTS = {"fail-operation", "partial", "stuck-operation", "failed-but-alive", "no-node"}
+OPERATION_EFFECTS = {"fail-operation", "partial", "stuck-operation", "failed-but-alive", "no-node", "stuck-pool"}
 
 LIST_EFFECTS = {"half-list", "empty-list"}
 

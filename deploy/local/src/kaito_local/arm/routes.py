@@ -11,9 +11,12 @@ from aiohttp import web
 from .bucket import TokenBucket
 from .cloud import Cloud, Operation, Pool
 from .faults import LIST_EFFECTS, OPERATION_EFFECTS, Fault, FaultScript, Route, flat, nested
+from .nodes import MachineSpec
 
 CLUSTER = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.ContainerService/managedClusters/{cluster}"
 POOL = CLUSTER + "/agentPools/{pool}"
+SHARED_BUCKETS: dict[Route, Route] = {"machines": "get", "machine": "get"}
+"""Routes that AKS counts together with another one."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -49,7 +52,8 @@ class Wire:
                 web.get(POOL, self._guard("get", self.get)),
                 web.delete(POOL, self._guard("delete", self.delete)),
                 web.post(POOL + "/deleteMachines", self._guard("post", self.delete_machines)),
-                web.get(POOL + "/machines", self._guard("get", self.machines)),
+                web.get(POOL + "/machines", self._guard("machines", self.machines)),
+                web.get(POOL + "/machines/{machine}", self._guard("machine", self.machine)),
                 web.get(CLUSTER + "/agentPools", self._guard("list", self.list)),
                 web.get(
                     "/subscriptions/{sub}/providers/Microsoft.ContainerService/locations/{loc}/{kind}/{id}",
@@ -100,7 +104,8 @@ class Wire:
             return web.json_response(
                 nested("ResourceNotFound", message), status=404, headers={"x-ms-failure-cause": "gateway"}
             )
-        wait = self.buckets[route].take(self.now())
+        bucket = self.buckets[SHARED_BUCKETS.get(route, route)]
+        wait = bucket.take(self.now())
         if wait:
             return web.json_response(
                 flat("Throttled", "Too many requests, try later."), status=429, headers={"Retry-After": str(wait)}
@@ -113,7 +118,7 @@ class Wire:
         response = await handler(request, fault if fault and fault.effect in OPERATION_EFFECTS | LIST_EFFECTS else None)
         if fault is not None and fault.effect == "drop" and request.transport is not None:
             request.transport.abort()
-        response.headers["x-ms-ratelimit-remaining-subscription-writes"] = str(self.buckets[route].remaining)
+        response.headers["x-ms-ratelimit-remaining-subscription-writes"] = str(bucket.remaining)
         response.headers["x-ms-request-id"] = secrets.token_hex(16)
         return response
 
@@ -175,16 +180,20 @@ class Wire:
         pool = self.cloud.pools.get(request.match_info["pool"])
         if pool is None:
             return self._absent()
-        base = f"{self.cloud.identity.pools_path}/{pool.name}/machines"
-        value = [
-            {
-                "id": f"{base}/{m.node_name}",
-                "name": m.node_name,
-                "properties": {"resourceId": m.provider_id.removeprefix("azure://")},
-            }
-            for m in pool.machines.values()
-        ]
-        return web.json_response({"value": value})
+        machines = list(pool.machines.values())
+        if fault is not None:
+            machines = machines[::2] if fault.effect == "half-list" else []
+        return web.json_response({"value": [self._machine(pool, machine) for machine in machines]})
+
+    async def machine(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
+        """One machine of the pool."""
+        pool = self.cloud.pools.get(request.match_info["pool"])
+        found = pool.machines.get(request.match_info["machine"]) if pool is not None else None
+        if pool is None:
+            return self._absent()
+        if found is None:
+            return web.json_response(flat("NotFound", "Machine not found"), status=404)
+        return web.json_response(self._machine(pool, found))
 
     async def list(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
         """All pools, and a nextLink to an empty page, as the service does it."""
@@ -235,6 +244,13 @@ class Wire:
             "See https://aka.ms/aks-pending-operation for more details"
         )
         return web.json_response(flat("OperationNotAllowed", message), status=409)
+
+    def _machine(self, pool: Pool, machine: MachineSpec) -> dict[str, Any]:
+        return {
+            "id": f"{self.cloud.identity.pools_path}/{pool.name}/machines/{machine.node_name}",
+            "name": machine.node_name,
+            "properties": {"resourceId": machine.provider_id.removeprefix("azure://")},
+        }
 
     def _absent(self) -> web.Response:
         return web.json_response(flat("NotFound", "Agent Pool not found"), status=404)

@@ -1,5 +1,6 @@
 """The main job on this machine alone: every part is made here, from the images to the node."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ from kaito_local import host
 from kaito_local.binaries import ensure
 from kaito_local.cluster import SYSTEM_NODE, Cluster
 from kaito_local.controlplane import ControlPlane
+from kaito_local.errors import LocalError
 from kaito_local.images.build import build_images, image_store
 from kaito_local.images.catalog import SERVICES
 from kaito_local.images.containerd import Containerd
@@ -109,11 +111,25 @@ async def run_local(options: Options) -> None:
 
 async def down() -> None:
     """End and remove everything that this machine runs for us."""
-    await provisioner.stop()
-    await Cluster().down()
-    await learning.stop()
-    await Registry(state_root() / "registry").down()
-    await ControlPlane(state_root() / "control-plane").down()
+    await end_all(
+        provisioner.stop,
+        Cluster().down,
+        learning.stop,
+        Registry(state_root() / "registry").down,
+        ControlPlane(state_root() / "control-plane").down,
+    )
+
+
+async def end_all(*ends: Callable[[], Awaitable[object]]) -> None:
+    """End one after the other. What cannot be ended keeps nothing else alive: it is told, all together, at the end."""
+    left = []
+    for end in ends:
+        try:
+            await end()
+        except (LocalError, OSError) as error:
+            left.append(str(error))
+    if left:
+        raise LocalError("\n".join(left))
 
 
 async def _load_into_nodes(cluster: Cluster, images: list[Image]) -> None:

@@ -10,6 +10,7 @@ from gpu_provisioner.claims import conditions
 from gpu_provisioner.claims.conditions import DONE, Step
 from gpu_provisioner.claims.options import LaunchOption
 from gpu_provisioner.claims.view import ClaimKind, ClaimView
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION, has_gpu, needs_gpu
 from gpu_provisioner.nodes.initialization import initialization_gap
 from gpu_provisioner.nodes.registration import NodePatch, registration_patch
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
@@ -70,17 +71,28 @@ def plan_claim(
     initialized = DONE
     if gap is not None and not conditions.is_done(claim, ClaimCondition.INITIALIZED):
         initialized = conditions.unknown(gap.reason, gap.message)
-    elif node.metadata.labels.get(labels.INITIALIZED) != "true":
-        mark = {labels.INITIALIZED: "true"}
+    else:
+        mark = _marks(claim, node)
         if patch.empty:
-            later = NodePatch(labels=mark)
-        else:
-            patch = msgspec.structs.replace(patch, labels={**patch.labels, **mark})
+            later = mark
+        elif not mark.empty:
+            marked, noted = {**patch.labels, **mark.labels}, {**patch.annotations, **mark.annotations}
+            patch = msgspec.structs.replace(patch, labels=marked, annotations=noted)
     return ClaimPlan(
         status=_status(claim, provider_id, node, conditions.lifecycle(claim, launched, DONE, initialized, now)),
         labels=_claim_labels(claim, option, node),
         node=patch,
         node_later=later,
+    )
+
+
+def _marks(claim: ClaimView, node: Node) -> NodePatch:
+    """What an initialized Node carries: the label, and that it has had the GPU that its claim is about."""
+    done = node.metadata.labels.get(labels.INITIALIZED) == "true"
+    news = needs_gpu(claim, node) and has_gpu(node) and GPU_SEEN_ANNOTATION not in node.metadata.annotations
+    return NodePatch(
+        labels={} if done else {labels.INITIALIZED: "true"},
+        annotations={GPU_SEEN_ANNOTATION: "true"} if news else {},
     )
 
 

@@ -22,13 +22,14 @@ from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANN
 from gpu_provisioner.cloud.failure import NEXT_OPTION
 from gpu_provisioner.cloud.stockouts import Stockouts
 from gpu_provisioner.ledger import Ledger
-from gpu_provisioner.metrics import Metrics
+from gpu_provisioner.metrics import PHASES, Metrics
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION
 from gpu_provisioner.nodes.registration import NodePatch
 from gpu_provisioner.observe import Observer
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
 from gpu_provisioner.pools.shape import pool_name, pool_shape
 from kaito_api import labels
-from kaito_api.conditions import ClaimCondition, ClaimReason
+from kaito_api.conditions import ClaimReason
 from kaito_api.core.node import Node
 from kaito_api.meta import Key
 from kaito_api.resources import NODES
@@ -37,8 +38,6 @@ from kubecore.clock import Clock
 from kubecore.controller import Result
 from kubecore.errors import NotFound
 from kubecore.events import EventKind, EventRecorder
-
-_PHASES = (ClaimCondition.LAUNCHED, ClaimCondition.REGISTERED, ClaimCondition.INITIALIZED)
 
 
 class ClaimReconciler:
@@ -80,11 +79,17 @@ class ClaimReconciler:
             return None
         if claim.deleting:
             return await self._terminator.finish(claim)
+        if claim.provider_id:  # what is bought is not judged again: an earlier release may have had other rules
+            return await self._follow(claim, ()) if claim.finalized else await self._finalize(claim)
         options = launch_options(claim)
         if isinstance(options, InvalidClaim):
             return await self._refuse(claim, options)
         if not claim.finalized or not claim.pool or self._moved(claim):
             return await self._choose(claim, options)
+        return await self._follow(claim, options)
+
+    async def _follow(self, claim: ClaimView, options: tuple[LaunchOption, ...]) -> Result | None:
+        """What the pool's last decision and the Node mean for a claim that has a pool."""
         if not claim.provider_id and claim.uid not in self._ledger.outcomes:
             self._wake_pool(
                 claim.pool
@@ -130,6 +135,13 @@ class ClaimReconciler:
         for pool in {name, claim.pool}:
             self._wake_pool(pool)
         return None  # the pool's decision brings the next look
+
+    async def _finalize(self, claim: ClaimView) -> Result:
+        """The finalizer of a claim whose machine exists already: its pool is what it is."""
+        finalizers = [*claim.finalizers, labels.KARPENTER_FINALIZER]
+        patch = {"metadata": {"resourceVersion": claim.resource_version, "finalizers": finalizers}}
+        self._observer.record(claim, await self._client.patch(resource_of(claim), Key("", claim.name), patch))
+        return Result(requeue_after=0.0)
 
     def _moved(self, claim: ClaimView) -> bool:
         """Whether the claim has left its old pool and may choose another."""
@@ -187,6 +199,8 @@ class ClaimReconciler:
         if status is not None:
             self._observer.record(claim, await self._client.patch(resource, key, status, subresource="status"))
             self._announce(claim, plan.status)
+            if plan.status.provider_id != claim.provider_id:
+                self._wake_repair()  # only now it sees the claim's node, which may be ill already
             self._ledger.defer(claim.uid, self._clock.monotonic() + LATER_SECONDS)
         early = self._ledger.deferred(claim.uid, self._clock.monotonic())
         if early > 0:
@@ -204,14 +218,14 @@ class ClaimReconciler:
             self._observer.nodes.record(await self._client.patch(NODES, node.metadata.key, patch.body(node)))
         except NotFound:
             return False
-        if labels.INITIALIZED in patch.labels:
+        if GPU_SEEN_ANNOTATION in patch.annotations:
             self._wake_repair()  # from now on a GPU is missed, perhaps since before; the echo of our own write wakes nobody
         return True
 
     def _announce(self, claim: ClaimView, status: ClaimStatus) -> None:
         """Metrics and events for the steps that this write has completed or failed."""
         after = msgspec.structs.replace(claim, conditions=status.conditions)
-        for phase in _PHASES:
+        for phase in PHASES:
             if conditions.is_done(after, phase) and not conditions.is_done(claim, phase) and claim.created is not None:
                 self._metrics.phase.labels(phase).observe((self._clock.now() - claim.created).total_seconds())
         outcome = self._ledger.outcome(claim.uid)

@@ -22,6 +22,8 @@ LAUNCH_OPTION_ANNOTATION = "kaito.sh/launch-option"
 """On claims: `<instance type>/<zone or ->/<capacity type>`, the alternative of the requirements that is being tried."""
 
 KAITO_NODE_CLASS = ("kaito.sh", "KaitoNodeClass")
+NODE_CLASS_LABEL = "kaito.sh/kaitonodeclass"
+"""On Nodes of claims that only their node class makes ours: Karpenter's convention of group and kind, as KAITO reads it too."""
 
 
 class ClaimKind(StrEnum):
@@ -90,13 +92,18 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pool(self) -> str:
-        """The agent pool chosen for it, "" before that. KAITO's gpu-provisioner named it like the claim and said so nowhere."""
-        return self.annotations.get(AGENT_POOL_ANNOTATION) or (self.name if self.provider_id else "")
+        """The agent pool chosen for it, "" before that."""
+        return chosen_pool(self.name, self.annotations, self.provider_id)
+
+
+def chosen_pool(name: str, annotations: dict[str, str], provider_id: str) -> str:
+    """The agent pool chosen for a claim, "" before that. KAITO's gpu-provisioner named it like the claim and said so nowhere."""
+    return annotations.get(AGENT_POOL_ANNOTATION) or (name if provider_id else "")
 
 
 def owned_by_kaito(marks: dict[str, str]) -> bool:
-    """Whether labels carry a KAITO owner: the predicate for claims, and for nodes and pools made by earlier releases."""
-    return labels.WORKSPACE in marks or labels.RAGENGINE in marks
+    """Whether labels carry a KAITO owner: the one predicate for claims, their Nodes, and pools made by earlier releases."""
+    return labels.WORKSPACE in marks or labels.RAGENGINE in marks or NODE_CLASS_LABEL in marks
 
 
 def resource_of(claim: ClaimView) -> Resource[Any]:

@@ -30,8 +30,10 @@ CALL_SECONDS = 60.0
 
 API_VERSION = "2026-08-01"
 """Of Microsoft.ContainerService, the SDK's own: in it a pool carries the error of its last operation."""
-CONNECTIONS = 32
-"""Open at once: a PUT's answer takes seconds."""
+CONNECTIONS = 20
+"""Open at once: a PUT's answer takes seconds, and AKS takes 20 of them at once. Each costs both sides a handshake."""
+IDLE_SECONDS = 75.0
+"""How long an unused connection is kept: longer than the idle interval of the LIST, so that a first PUT finds one open."""
 
 AUTHORITIES = {
     "AZURE_PUBLIC_CLOUD": "https://login.microsoftonline.com",
@@ -50,7 +52,7 @@ async def connect(settings: AzureSettings) -> AsyncIterator[AksAgentPools]:
         tls = ssl.create_default_context(cafile=settings.ca_file or None)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=tls, limit=CONNECTIONS),
+                connector=aiohttp.TCPConnector(ssl=tls, limit=CONNECTIONS, keepalive_timeout=IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=bool(getproxies()),  # looking for a proxy costs each request two hops to a thread
@@ -172,6 +174,8 @@ class AksAgentPools:
                 response = await self._client.send_request(HttpRequest("GET", url))
                 response.raise_for_status()
                 page = response.json()
+                if not isinstance(page, dict):
+                    raise CloudError(_foreign(f"a list of agent pools is a JSON object, not {str(page)[:100]!r}"))
                 pools += [cloud_pool(resource) for resource in page.get("value") or ()]
                 url = self._own(page.get("nextLink") or "")
             return pools
@@ -198,6 +202,20 @@ class AksAgentPools:
                 return frozenset()
             raise
 
+    async def has_machine(self, name: str, machine: str) -> bool:
+        """False on 404 of the machine or its pool; a missing cluster is an error."""
+
+        async def send() -> bool:
+            await self._client.machines.get(*self._where, name, machine)
+            return True
+
+        try:
+            return await _call(send)
+        except CloudError as error:
+            if error.failure.failure is FailureClass.NOT_FOUND:
+                return False
+            raise
+
 
 async def _call(send: Callable[[], Awaitable[T]]) -> T:
     """Runs one call with a deadline; every way of failing becomes a CloudError."""
@@ -210,6 +228,8 @@ async def _call(send: Callable[[], Awaitable[T]]) -> T:
         raise CloudError(_unavailable(f"Azure did not answer within {CALL_SECONDS:.0f} s")) from error
     except AzureError as error:
         raise CloudError(_unavailable(f"Azure cannot be reached: {error.message}")) from error
+    except ValueError as error:
+        raise CloudError(_foreign(str(error))) from error
 
 
 def failure_of(error: HttpResponseError) -> CloudFailure:
@@ -252,3 +272,7 @@ def _raw_detail(error: dict[str, Any]) -> ErrorDetail:
 
 def _unavailable(message: str) -> CloudFailure:
     return CloudFailure(failure=FailureClass.SERVER, code="", message=message, retry_after=5.0)
+
+
+def _foreign(why: str) -> CloudFailure:
+    return _unavailable(f"the answer is not Azure Resource Manager's, a proxy in between may have given it: {why}")

@@ -29,4 +29,7 @@ class AgentPools(Protocol):
         """All pools of the cluster, every page, or an error: never a part."""
 
     async def machines(self, name: str) -> frozenset[str]:
-        """Names of the pool's machines."""
+        """Names of the pool's machines: what is missing may be there all the same."""
+
+    async def has_machine(self, name: str, machine: str) -> bool:
+        """Whether this very machine of the pool exists."""

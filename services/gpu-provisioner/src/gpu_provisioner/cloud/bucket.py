@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from enum import StrEnum
 
 MARGIN_SECONDS = 5.0
 """A waiter that has not asked again this long after its time has lost interest."""
+
+
+class Verb(StrEnum):
+    """Calls that AKS limits separately, as metrics name them."""
+
+    PUT = "put"
+    DELETE = "delete"
+    DELETE_MACHINES = "deleteMachines"
+    READ = "get"
 
 
 class FairBucket:
@@ -73,3 +83,26 @@ class FairBucket:
             for name, due in list(names.items()):
                 if now > due + MARGIN_SECONDS:
                     self.leave(name, owner)
+
+
+class CallLimits:
+    """A bucket for each verb. Source: AKS's limits for one cluster: PUT 20 and 1 a minute, others 60 and 1 a second."""
+
+    def __init__(self, *, put: FairBucket, call_burst: float, calls_per_second: float) -> None:
+        """`call_burst` and `calls_per_second` of every verb but PUT."""
+        others = (verb for verb in Verb if verb is not Verb.PUT)
+        self._buckets = {Verb.PUT: put} | {verb: FairBucket(call_burst, calls_per_second) for verb in others}
+
+    def take(self, verb: Verb, name: str, owner: str, now: float) -> float:
+        """0.0 when `name` may make this call now, else the seconds after which to ask again."""
+        return self._buckets[verb].take(name, owner, now)
+
+    def only(self, verb: Verb, name: str, owner: str) -> None:
+        """`name` wants this change now and no other any more."""
+        for other in (Verb.PUT, Verb.DELETE, Verb.DELETE_MACHINES):
+            if other is not verb:
+                self._buckets[other].leave(name, owner)
+
+    def pause(self, verb: Verb, seconds: float, now: float) -> None:
+        """The service said Retry-After to this call."""
+        self._buckets[verb].pause(seconds, now)

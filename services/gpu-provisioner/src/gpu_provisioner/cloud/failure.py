@@ -30,6 +30,7 @@ class FailureClass(StrEnum):
     SERVER = "CloudUnavailable"
     NAME_TAKEN = "PoolNameTaken"
     POOL_LIMIT = "AgentPoolLimit"
+    STUCK = "OperationStuck"
 
 
 NEXT_OPTION = frozenset({FailureClass.QUOTA, FailureClass.SKU_NOT_AVAILABLE, FailureClass.CAPACITY, FailureClass.ZONE})
@@ -48,8 +49,15 @@ _ADVICE = {
     FailureClass.BAD_INPUT: "AKS refuses the request as it stands: correct the claim, then create it anew.",
     FailureClass.SERVER: "Azure did not answer properly; it is tried again.",
     FailureClass.POOL_LIMIT: "Delete agent pools that nobody needs, or let equal claims share pools; it is tried again.",
+    FailureClass.STUCK: "See az aks nodepool show; az aks nodepool operation-abort ends the operation. A pool in which no claim "
+    "has a machine is deleted and made anew.",
     FailureClass.NAME_TAKEN: "An agent pool of this name belongs to somebody else: delete it or rename the claim.",
 }
+
+_REMOVAL_ADVICE = {
+    FailureClass.BAD_INPUT: "AKS refuses to remove it as things stand: look at the agent pool in Azure; it is tried again.",
+}
+"""Where the next step is another one while something is removed."""
 
 
 class CloudFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +73,11 @@ class CloudFailure(msgspec.Struct, frozen=True, kw_only=True):
     def advice(self) -> str:
         """What to do next, one sentence."""
         return _ADVICE.get(self.failure, "")
+
+    @property
+    def removal(self) -> str:
+        """What is told to whom waits for a machine's removal: the failure and what to do next."""
+        return f"{self.message.rstrip('. ')}. {_REMOVAL_ADVICE.get(self.failure, self.advice)}".strip()
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('. ')}. {self.advice}".strip()

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gpu_provisioner.claims.view import ClaimView
 from kaito_api import labels, quantity
 from kaito_api.core.node import Node
+
+GPU_SEEN_ANNOTATION = "kaito.sh/gpu-seen"
+"""On our Nodes: it has offered a GPU. Only such a node can lose it; one that never had it lacks the device plugin, and so would
+the machine that is bought in its place."""
+_GPU_RESOURCES = (f"{labels.RESOURCE_GPU}.", "nvidia.com/mig-")
+"""Names that NVIDIA's device plugin gives to shared GPUs and to slices begin like this."""
 
 TOLERATION_SECONDS = 600.0
 BRAKE_SHARE = 0.2
@@ -25,19 +32,34 @@ class Illness(msgspec.Struct, frozen=True):
     since: float
 
 
-def illness(node: Node, *, requests_gpu: bool) -> str:
-    """NotReady, kubelet silent, or the GPU gone from an initialized node, in words; "" for a healthy one."""
+def illness(node: Node) -> str:
+    """NotReady, kubelet silent, or the GPU gone that the node had, in words; "" for a healthy one."""
     condition = node.condition("Ready")
     if condition is not None and condition.status != "True":
         return f"node {node.metadata.name} is {'not Ready' if condition.status == 'False' else 'silent'}"
-    if requests_gpu and node.metadata.labels.get(labels.INITIALIZED) == "true" and not has_gpu(node):
+    if GPU_SEEN_ANNOTATION in node.metadata.annotations and not has_gpu(node):
         return f"node {node.metadata.name} has lost its GPU"
     return ""
 
 
 def has_gpu(node: Node) -> bool:
-    """Whether the node offers a GPU to pods."""
-    return quantity.parse(node.status.allocatable.get(labels.RESOURCE_GPU, 0)) > 0
+    """Whether the node offers a GPU, or a part of one, to pods."""
+    return any(
+        quantity.parse(amount) > 0
+        for name, amount in node.status.allocatable.items()
+        if name == labels.RESOURCE_GPU or name.startswith(_GPU_RESOURCES)
+    )
+
+
+def needs_gpu(claim: ClaimView, node: Node) -> bool:
+    """Whether the claim's node is to offer a GPU: the claim requests it, or is for NVIDIA's and the machine's size has GPUs.
+
+    Claims of a Workspace request storage alone; what says that they are about GPUs is the label accelerator.
+    """
+    if quantity.parse(claim.requests.get(labels.RESOURCE_GPU, 0)) > 0:
+        return True
+    meant = claim.labels.get(labels.ACCELERATOR) == labels.ACCELERATOR_NVIDIA
+    return meant and node.metadata.labels.get(labels.MACHINE_TYPE) != "cpu"
 
 
 def to_repair(ill: Sequence[Illness], total: int, now: float) -> tuple[Illness, ...]:

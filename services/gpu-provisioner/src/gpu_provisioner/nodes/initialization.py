@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gpu_provisioner.claims.view import ClaimView
+from gpu_provisioner.nodes.health import has_gpu, needs_gpu
 from kaito_api import labels, quantity
 from kaito_api.conditions import ClaimReason
 from kaito_api.core.node import Node
@@ -46,9 +47,12 @@ def initialization_gap(claim: ClaimView, node: Node) -> Missing | None:
             )
     for name in sorted(claim.requests):
         asked = quantity.parse(claim.requests[name])
-        if name == "storage" or asked == 0:
+        if name in ("storage", labels.RESOURCE_GPU) or asked == 0:
             continue
         if quantity.parse(node.status.allocatable.get(name, 0)) == 0:
-            hint = "; is the NVIDIA device plugin installed?" if name == labels.RESOURCE_GPU else ""
-            return Missing(ClaimReason.RESOURCE_NOT_REGISTERED, f"the node offers no {name} yet{hint}")
+            return Missing(ClaimReason.RESOURCE_NOT_REGISTERED, f"the node offers no {name} yet")
+    if needs_gpu(claim, node) and not has_gpu(node):
+        hint = "is the NVIDIA device plugin installed, and does it tolerate the node's taints?"
+        message = f"node {node.metadata.name} offers no {labels.RESOURCE_GPU} yet: {hint}"
+        return Missing(ClaimReason.RESOURCE_NOT_REGISTERED, message)
     return None

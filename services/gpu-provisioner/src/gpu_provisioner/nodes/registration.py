@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION, ClaimView, resource_of
+from gpu_provisioner.claims.view import (
+    AGENT_POOL_ANNOTATION,
+    LAUNCH_OPTION_ANNOTATION,
+    NODE_CLASS_LABEL,
+    ClaimView,
+    owned_by_kaito,
+    resource_of,
+)
 from kaito_api import labels
 from kaito_api.core.node import Node, Taint
 from kaito_api.meta import OwnerReference
@@ -71,7 +78,8 @@ def registration_patch(claim: ClaimView, node: Node) -> NodePatch:
 
     Startup taints are added only before the registered label is there: whoever removed one afterwards meant it.
     """
-    wanted_labels = {**claim.labels, labels.REGISTERED: "true"}
+    ours = {} if owned_by_kaito(claim.labels) else {NODE_CLASS_LABEL: "true"}  # the finalizer needs a mark beside it
+    wanted_labels = {**claim.labels, **ours, labels.REGISTERED: "true"}
     wanted_annotations = {k: v for k, v in claim.annotations.items() if k not in _CLAIM_ONLY}
     first_time = node.metadata.labels.get(labels.REGISTERED) != "true"
     taints = [t for t in node.spec.taints if t.key != labels.TAINT_UNREGISTERED]

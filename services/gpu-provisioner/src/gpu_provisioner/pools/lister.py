@@ -56,13 +56,14 @@ class PoolLister:
         failures = 0
         while True:
             wait = await self._list_once()
+            busy = self._busy()  # counts the claims that wait, which is asked most while nothing can be listed
             failures = failures + 1 if wait is not None else 0
             if wait is not None:
                 backoff = max(wait, min(MAX_BACKOFF_SECONDS, self._active * 2**failures)) * random.uniform(0.8, 1.2)
                 await self._clock.sleep(backoff)
                 continue
             await self._clock.sleep(min(self._active, self._idle))
-            if not self._busy():
+            if not busy:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._idle - self._active)):
                         await self._soon.wait()

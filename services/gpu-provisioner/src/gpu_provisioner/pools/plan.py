@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from gpu_provisioner.cloud.bucket import Verb
 from gpu_provisioner.cloud.failure import CloudFailure, FailureClass
 
 SURPLUS_SECONDS = 30.0
@@ -23,6 +24,10 @@ MACHINES_SECONDS = 60.0
 
 REGISTRATION_SECONDS = 900.0
 """How long a machine that AKS has made may take to join the cluster. Source: Karpenter's registration limit."""
+
+
+OPERATION_SECONDS = 1800.0
+"""How long AKS may work on a pool before its claims learn that it is stuck: GPU pools take 3 to 8 minutes."""
 
 
 class CloudPool(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,13 +119,22 @@ class DeleteMachines(msgspec.Struct, frozen=True):
 Action = Put | Delete | DeleteMachines
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """A call that failed and is not sent again for `seconds`; 0: it may, but has not succeeded yet."""
+
+    failure: CloudFailure
+    seconds: float
+
+
 class PoolObservation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the decision rests on.
 
     `pool` is None when the cloud has none; `known` says that this was read after the last change that we sent, and
     `first_seen` (monotonic seconds) when the pool was noticed first. `unproven`: that there is no such pool is said by a LIST
     only, which may be a part. `machines` are those with a Node; `listed` the names that the cloud lists, or None where it
-    was not asked, and `listed_at` when it was asked last. `blocked` is a failure that is still to be waited out.
+    was not asked, and `listed_at` when it was asked last; `absent` names machines about which it said that there is none.
+    `blocked` is a failure of PUT, or of the operation, that is still to be waited out; `holds` has the other calls that failed.
+    `unreadable` says why the pools cannot be read now. `working_since` (monotonic seconds): how long AKS has been in this state.
     """
 
     claims: tuple[Demand, ...]
@@ -133,18 +147,25 @@ class PoolObservation(msgspec.Struct, frozen=True, kw_only=True):
     listed_at: float = float("-inf")
     blocked: CloudFailure | None = None
     blocked_for: float = 0.0
+    absent: frozenset[str] = frozenset()
+    holds: dict[Verb, Hold] = {}
+    unreadable: CloudFailure | None = None
+    working_since: float | None = None
 
 
 class PoolDecision(msgspec.Struct, frozen=True, kw_only=True):
     """At most one call to the cloud, and what each claim learns.
 
-    `wants_pool`: ask the cloud for this very pool first. `wants_machines`: list the pool's machines first.
+    `wants_pool`: ask the cloud for this very pool first. `wants_machines`: list the pool's machines first. `wants_proof`: ask for
+    these very machines, which the list left out. `failure`: why the action is taken; the claims keep it as their reason.
     """
 
     action: Action | None = None
     outcomes: tuple[ClaimOutcome, ...] = ()
     wants_pool: bool = False
     wants_machines: bool = False
+    wants_proof: tuple[str, ...] = ()
+    failure: CloudFailure | None = None
     recheck_after: float | None = None
 
 
@@ -161,6 +182,20 @@ def plan_pool(seen: PoolObservation, now: float) -> PoolDecision:
     if seen.pool is None:
         return _without_pool(seen, bindings)
     return _with_pool(seen, seen.pool, bindings, now)
+
+
+def stuck(seen: PoolObservation, now: float) -> CloudFailure | None:
+    """The failure of a pool on which AKS has been working for too long."""
+    pool = seen.pool
+    if pool is None or pool.settled or seen.working_since is None or now - seen.working_since < OPERATION_SECONDS:
+        return None
+    return CloudFailure(
+        failure=FailureClass.STUCK,
+        code="OperationStuck",
+        message=f"AKS has been working on the agent pool {pool.name} ({pool.state}) for more than "
+        f"{OPERATION_SECONDS / 60:.0f} minutes",
+        retry_after=60.0,
+    )
 
 
 def bind(claims: tuple[Demand, ...], machines: tuple[Machine, ...]) -> dict[str, str]:
@@ -216,22 +251,56 @@ def _with_pool(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str],
     if not any(not c.deleting or (c.provider_id and not c.released) for c in seen.claims):
         return _without_claims(seen, pool, outcomes, now)
     if not pool.settled:
-        return PoolDecision(outcomes=outcomes)
+        return _working(seen, pool, outcomes, now)
+    unasked = seen.listed is None and not _seconds(seen, Verb.READ)  # what cannot be read holds up nothing else
     if late := _late(seen, pool, bindings, now):
-        if seen.listed is None:
+        if unasked:
             return PoolDecision(outcomes=outcomes, wants_machines=True)
         if silent := _silent(seen, bindings):
             return _give_up(late, silent, outcomes, alone=not any(c.uid not in late for c in seen.claims))
     names, wait = _leaving(seen, bindings, now)
     if seen.listed is None:
         ask, later = _doubtful(seen, pool, bindings, now)
-        if names or ask:
-            return PoolDecision(outcomes=outcomes, wants_machines=True)
-        wait = min((w for w in (wait, later) if w is not None), default=None)
+        refused = _seconds(seen, Verb.DELETE_MACHINES)
+        if names and refused and now - seen.listed_at < MACHINES_SECONDS:
+            wait = refused  # the list was wanted for what may not be sent yet
+        elif names or ask:
+            if unasked:
+                return PoolDecision(outcomes=outcomes, wants_machines=True)
+            wait = _seconds(seen, Verb.READ)
+        wait = min((w for w in (wait, later) if w), default=None)
     present = tuple(name for name in names if seen.listed is not None and name in seen.listed)
     if present:
         return PoolDecision(action=DeleteMachines(present), outcomes=outcomes)
-    return _grow(seen, pool, bindings, PoolDecision(outcomes=outcomes, recheck_after=wait))
+    otherwise = PoolDecision(outcomes=outcomes, wants_proof=_doubted(seen), recheck_after=wait)
+    return _grow(seen, pool, bindings, otherwise)
+
+
+def _seconds(seen: PoolObservation, verb: Verb) -> float:
+    """For how long a failed call must not be sent again."""
+    hold = seen.holds.get(verb)
+    return hold.seconds if hold is not None else 0.0
+
+
+def _working(seen: PoolObservation, pool: CloudPool, outcomes: tuple[ClaimOutcome, ...], now: float) -> PoolDecision:
+    """AKS works on the pool: wait, but not without limit. A stuck pool goes where nobody has a machine in it."""
+    failure = stuck(seen, now)
+    if failure is None:
+        left = None if seen.working_since is None else seen.working_since + OPERATION_SECONDS - now
+        return PoolDecision(outcomes=outcomes, recheck_after=left)
+    if pool.going or seen.machines or any(c.provider_id for c in seen.claims):
+        return PoolDecision(outcomes=outcomes)
+    return PoolDecision(action=Delete(), outcomes=outcomes, failure=failure)
+
+
+def _doubted(seen: PoolObservation) -> tuple[str, ...]:
+    """Machines of claims that the list leaves out, and about which the answer decides: a list may be a part."""
+    if seen.listed is None:
+        return ()
+    present = {m.provider_id for m in seen.machines}
+    asked = (c for c in seen.claims if c.provider_id and (c.released if c.deleting else c.provider_id not in present))
+    names = {machine_name(c.provider_id) for c in asked}
+    return tuple(sorted(names - seen.listed - seen.absent))
 
 
 def _late(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str], now: float) -> frozenset[str]:
@@ -331,8 +400,7 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
             leave = _leave(claim, seen, pool)
             found.append(ClaimOutcome(uid=claim.uid, outcome=leave, provider_id=claim.provider_id))
         elif claim.provider_id:
-            listed = seen.listed is None or machine_name(claim.provider_id) in seen.listed
-            lost = claim.provider_id not in present and not listed and pool.settled
+            lost = claim.provider_id not in present and _machine_gone(seen, claim.provider_id) and pool.settled
             outcome = Outcome.VANISHED if lost else Outcome.BOUND
             found.append(ClaimOutcome(uid=claim.uid, outcome=outcome, provider_id=claim.provider_id))
         elif claim.uid in bindings:
@@ -342,14 +410,18 @@ def _outcomes(seen: PoolObservation, pool: CloudPool, bindings: dict[str, str]) 
     return tuple(found)
 
 
+def _machine_gone(seen: PoolObservation, provider_id: str) -> bool:
+    """Whether the cloud has said about this very machine that there is none, and its list does not say otherwise."""
+    name = machine_name(provider_id)
+    return seen.listed is not None and name not in seen.listed and name in seen.absent
+
+
 def _leave(claim: Demand, seen: PoolObservation, pool: CloudPool) -> Outcome:
     """A deleting claim is gone when the cloud lists no machine of it and none can still come; its Node may linger."""
     if not pool.settled:
         return Outcome.WAITING
     if claim.provider_id:
-        if not claim.released or seen.listed is None:
-            return Outcome.WAITING
-        return Outcome.WAITING if machine_name(claim.provider_id) in seen.listed else Outcome.GONE
+        return Outcome.GONE if claim.released and _machine_gone(seen, claim.provider_id) else Outcome.WAITING
     others = [c for c in seen.claims if c.provider_id or not c.deleting]
     return Outcome.GONE if others else Outcome.WAITING
 
