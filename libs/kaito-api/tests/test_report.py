@@ -30,7 +30,13 @@ FULL = Report(
     message="step 3 of 10",
     progress=Progress(phase="weights", done=1, total=2, unit="bytes"),
     engine=EngineReport(
-        version="0.32.0", dtype="bfloat16", max_model_len=4096, max_loras=4, max_lora_rank=64, device="cpu"
+        version="0.32.0",
+        dtype="bfloat16",
+        max_model_len=4096,
+        max_loras=4,
+        max_lora_rank=64,
+        device="cpu",
+        kv_cache_tokens=9000,
     ),
     adapters=[
         AdapterReport(name="poet", image="r/p:1", digest="sha256:0", strength="0.5", state="Ready", load_seconds=1.5)
@@ -60,6 +66,7 @@ def test_the_names_on_the_wire_are_stable() -> None:
             "maxLoras": 4,
             "maxLoraRank": 64,
             "device": "cpu",
+            "kvCacheTokens": 9000,
         },
         "adapters": [
             {

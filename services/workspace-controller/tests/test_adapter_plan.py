@@ -12,7 +12,7 @@ import pytest
 from kaito_api import labels
 from kaito_api.adapter import AdapterReason, Problem, Verdict
 from kaito_api.base_shapes import base_shapes
-from kaito_api.core import StatefulSet
+from kaito_api.core import Node, StatefulSet
 from kaito_api.resources import STATEFULSETS
 from kaito_api.workspace import Workspace
 from workspace_controller.adapter_check import (
@@ -41,8 +41,10 @@ BAD = AdapterCheck(state=CheckState.KNOWN, rank=16, reason="WrongBaseModel", mes
 HIGH = AdapterCheck(state=CheckState.KNOWN, rank=100)
 PENDING = AdapterCheck(state=CheckState.PENDING)
 UNKNOWN = AdapterCheck(state=CheckState.UNKNOWN)
+ABSENT = AdapterCheck(state=CheckState.REFUSED, reason="NotFound", message="no such image; push it", look_again=7)
 
 MakeWorkspace = Callable[..., Workspace]
+MakeNode = Callable[..., Node]
 
 
 def adapters(*entries: dict[str, Any]) -> str:
@@ -150,7 +152,7 @@ def test_no_node_before_the_adapters_are_known(
 ) -> None:
     given = workspace(adapters(image("a")))
     assert given.inference is not None
-    obstacle = check_obstacle(given.inference.adapters, checks)
+    obstacle = check_obstacle(given.inference.adapters, checks, buys=True)
     assert (obstacle.reason if obstacle else None) == reason
     decision = plan(Observed(workspace=given, adapter_checks=checks), catalog, settings, NOW)
     assert bool(decision.claims) == (reason is None)
@@ -160,12 +162,68 @@ def test_no_node_before_the_adapters_are_known(
         assert decision.requeue_after
 
 
+def test_an_image_that_is_not_there_buys_no_node_and_is_looked_at_again(
+    workspace: MakeWorkspace, catalog: Catalog, settings: Settings
+) -> None:
+    checks = {"registry.local/a:1": ABSENT, "registry.local/b:1": FINE}
+    given = Observed(workspace=workspace(adapters(image("b"), image("a"))), adapter_checks=checks)
+    decision = plan(given, catalog, settings, NOW)
+    assert not decision.claims
+    assert decision.requeue_after == ABSENT.look_again
+    assert decision.status is not None
+    told = {found.type: (found.status, found.reason, found.message) for found in decision.status.conditions}
+    text = (
+        "Adapter a cannot be served: NotFound: no such image; push it. No node is requested until it can be pulled; "
+        "the registry is asked again by itself."
+    )
+    assert told["WorkspaceSucceeded"] == ("False", "AdapterFailed", text)
+    entries = [(found.name, found.state, found.reason, found.message) for found in decision.status.adapters]
+    assert entries == [("b", "Pending", "", ""), ("a", "Failed", "NotFound", "no such image; push it")]
+    there = plan(
+        msgspec.structs.replace(given, adapter_checks={**checks, "registry.local/a:1": FINE}), *(catalog, settings, NOW)
+    )
+    assert there.claims
+
+
+def test_an_image_for_which_a_secret_is_named_is_left_to_the_pod_whatever_others_see(
+    workspace: MakeWorkspace, catalog: Catalog, settings: Settings
+) -> None:
+    given = workspace(adapters(image("a", "pull")))
+    decision = plan(Observed(workspace=given, adapter_checks={"registry.local/a:1": ABSENT}), catalog, settings, NOW)
+    assert decision.claims
+    assert decision.status is not None
+    assert [(found.state, found.reason) for found in decision.status.adapters] == [("Pending", "")]
+
+
+@pytest.mark.parametrize(("check", "served"), [(ABSENT, True), (BAD, False)])
+def test_on_brought_nodes_the_model_is_served_while_an_image_is_missing(
+    check: AdapterCheck, served: bool, workspace: MakeWorkspace, node: MakeNode, catalog: Catalog, settings: Settings
+) -> None:
+    brought = node("n", {"apps": "phi", labels.GPU_PRODUCT: "NVIDIA-A100-80GB-PCIe"})
+    given = workspace(adapters(image("a")))
+    given = msgspec.structs.replace(given, resource=msgspec.structs.replace(given.resource, instance_type=""))
+    observed = Observed(workspace=given, nodes=(brought,), adapter_checks={"registry.local/a:1": check})
+    decision = plan(observed, catalog, settings, NOW)
+    assert (STATEFULSETS in {found.resource for found in decision.applies}) == served
+    assert decision.status is not None
+    assert decision.status.adapters[0].reason == check.reason
+
+
+@pytest.mark.parametrize("check", [BAD, ABSENT])
 def test_what_runs_is_not_stopped_by_a_bad_adapter(
-    running: Callable[..., Observed], workspace: MakeWorkspace, catalog: Catalog, settings: Settings
+    check: AdapterCheck,
+    running: Callable[..., Observed],
+    workspace: MakeWorkspace,
+    catalog: Catalog,
+    settings: Settings,
 ) -> None:
     given = workspace(adapters(image("a")))
-    decision = plan(running(given, AdapterPlan(), {"registry.local/a:1": BAD}), catalog, settings, NOW)
+    alone = plan(running(given, AdapterPlan()), catalog, settings, NOW)
+    decision = plan(running(given, AdapterPlan(), {"registry.local/a:1": check}), catalog, settings, NOW)
     assert decision.claims
+    assert (decision.claims, decision.applies, decision.deletes) == (alone.claims, alone.applies, alone.deletes)
+    assert decision.status is not None
+    assert [(found.state, found.reason) for found in decision.status.adapters] == [("Failed", check.reason)]
 
 
 @pytest.fixture

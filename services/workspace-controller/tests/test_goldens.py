@@ -248,6 +248,55 @@ def test_checkpoints_and_the_right_on_the_push_secret_go_together(
     assert not kept or tuner["command"][tuner["command"].index("--checkpoint-image") + 1] == kept
 
 
+def test_the_tuner_knows_how_much_its_scratch_volume_may_hold(catalog: Catalog) -> None:
+    """Beyond sizeLimit the kubelet evicts the pod, again and again; the tuner ends with DiskFull before."""
+    given = next(yaml.safe_load_all((GOLDENS / "tuning-phi-3-qlora.yaml").read_text()))
+    manifests = planned(given, catalog, Settings(tuning=TuningSettings(scratch_gib=7)))
+    (job,) = [manifest.body for manifest in manifests if manifest.resource.kind == "Job"]
+    pod = job["spec"]["template"]["spec"]
+    (tuner,) = [c for c in containers_of(pod) if c["name"] == "tuner"]
+    (limit,) = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "work"]
+    words = dict(zip(tuner["command"], tuner["command"][1:], strict=False))
+    assert (limit, words["--work"], words["--work-bytes"]) == ("7Gi", "/workspace/tuner", str(7 * 1024**3))
+    requested, most = (tuner["resources"][kind]["ephemeral-storage"] for kind in ("requests", "limits"))
+    assert int(most.removesuffix("Gi")) - int(requested.removesuffix("Gi")) == 2 * 7 + 4
+
+
+@pytest.mark.parametrize("data", [{"urls": ["https://example.org/rows"]}, {"image": "registry.example/rows:1"}])
+def test_the_volumes_of_a_tuning_pod_fit_into_its_limit_together(data: dict[str, Any], catalog: Catalog) -> None:
+    given = next(yaml.safe_load_all((GOLDENS / "tuning-phi-3-qlora.yaml").read_text()))
+    given["tuning"]["input"] = data
+    (job,) = [m.body for m in planned(given, catalog, Settings()) if m.resource.kind == "Job"]
+    pod = job["spec"]["template"]["spec"]
+    (tuner,) = [c for c in containers_of(pod) if c["name"] == "tuner"]
+    disks = [v["emptyDir"] for v in pod["volumes"] if "emptyDir" in v and v["emptyDir"].get("medium") != "Memory"]
+    most = int(tuner["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi"))
+    assert len(disks) >= 4
+    assert sum(int(disk["sizeLimit"].removesuffix("Gi")) for disk in disks) <= most
+
+
+def test_every_request_of_every_workspace_has_a_name_of_its_own(catalog: Catalog) -> None:
+    """The tuner takes a finished adapter without a look at the data only under the same name."""
+
+    def name(revision: int, **changes: Any) -> str:
+        given = next(yaml.safe_load_all((GOLDENS / "tuning-phi-3-qlora.yaml").read_text()))
+        given["metadata"]["uid"] = changes.pop("uid", "first")
+        given["tuning"]["input"] |= changes
+        workspace = msgspec.convert(given, Workspace)
+        sizing = validate(workspace, catalog, Settings(), config=CONFIG, nodes=[]).sizing
+        assert sizing is not None
+        run = present_run(Observed(workspace=workspace, config=CONFIG)).name
+        *_, job = plan_tuning(workspace, CONFIG, sizing, Settings(), run=run, revision=revision)
+        (tuner,) = [c for c in containers_of(job.body["spec"]["template"]["spec"]) if c["name"] == "tuner"]
+        return str(tuner["command"][tuner["command"].index("--run") + 1])
+
+    assert name(1) == name(1)
+    assert name(1).startswith("first/")
+    again = name(3)  # after another request, whose revision was 2
+    others = {name(1, uid="second"), again, name(1, urls=["https://example.org/other"])}
+    assert len(others | {name(1)}) == 4
+
+
 @pytest.mark.parametrize(("name", "block"), [("phi-3-on-v100", "inference"), ("tuning-phi-3-qlora", "tuning")])
 @pytest.mark.parametrize(
     ("annotations", "pulled"),

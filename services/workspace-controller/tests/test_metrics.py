@@ -103,14 +103,14 @@ def test_a_phase_is_timed_once_when_it_ends() -> None:
     going = [{"name": "Nodes", "startedAt": start}]
     name, where = "kaito_workspace_phase_duration_seconds_sum", {"phase": "Nodes"}
     assert told(workspace(phases=going), phases=ended).get_sample_value(name, where) == 40
-    assert told(workspace(phases=ended), phases=ended).get_sample_value(name, where) is None
+    assert told(workspace(phases=ended), phases=ended).get_sample_value(name, where) == 0, "there before it happens"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "seconds"),
-    [("Pending", "Ready", 90), ("", "Ready", 90), ("NotReady", "Ready", None), ("Pending", "NotReady", None)],
+    [("Pending", "Ready", 90), ("", "Ready", 90), ("NotReady", "Ready", 0), ("Pending", "NotReady", 0)],
 )
-def test_the_way_to_the_first_answer_is_timed(before: str, after: str, seconds: float | None) -> None:
+def test_the_way_to_the_first_answer_is_timed(before: str, after: str, seconds: float) -> None:
     found = told(workspace(state=before), state=after)
     assert found.get_sample_value("kaito_workspace_ready_duration_seconds_sum", {"kind": "inference"}) == seconds
 

@@ -11,6 +11,7 @@ from workspace_controller.settings import (
     LoraDefaults,
     NodeClassRef,
     Settings,
+    TuningSettings,
     planning_arguments,
     planning_settings,
 )
@@ -44,6 +45,7 @@ def test_everything_can_be_said() -> None:
         "--lora-rank=128",
         "--server-cpu=500m",
         "--server-memory=3Gi",
+        "--tuner-scratch-gib=50",
         "--allow-template=false",
         "--allow-host-path=false",
     )
@@ -58,6 +60,7 @@ def test_everything_can_be_said() -> None:
         lora=LoraDefaults(rank=128),
         server_cpu="500m",
         server_memory="3Gi",
+        tuning=TuningSettings(scratch_gib=50),
         allow_template=False,
         allow_host_path=False,
     )
@@ -76,6 +79,8 @@ def test_everything_can_be_said() -> None:
         "--lora-rank=48",
         "--server-cpu=fast",
         "--server-memory=3 GB",
+        "--tuner-scratch-gib=0",
+        "--tuner-scratch-gib=20Gi",
         "--allow-template=maybe",
     ],
 )

@@ -29,6 +29,7 @@ from workspace_controller.decision import Decision, Finalizer
 from workspace_controller.inference_config import CONFIG_KEY, ConfigSource
 from workspace_controller.manifest import Manifest
 from workspace_controller.observed import ChildId, Observed
+from workspace_controller.output_tags import OutputRival
 from workspace_controller.plan import plan
 from workspace_controller.settings import Settings
 from workspace_controller.tuning.config import CONFIG_KEY as TRAINING_KEY
@@ -145,7 +146,7 @@ class World:
         self.change(config=ConfigSource(found=text is not None, data={TRAINING_KEY: text} if text is not None else {}))
 
     def do_rival(self, name: str | None) -> None:
-        self.change(output_rival=Key("team", name) if name else None)
+        self.change(output_rival=OutputRival(key=Key("team", name)) if name else None)
 
     def do_annotate(self, annotations: dict[str, str]) -> None:
         self.metadata(annotations=annotations)

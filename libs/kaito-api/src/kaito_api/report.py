@@ -42,6 +42,8 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     max_loras: Count = 0
     max_lora_rank: Count = 0
     device: str = ""
+    kv_cache_tokens: Count = 0
+    """Tokens that the KV cache holds, of each data-parallel copy; 0 where the engine does not say."""
 
 
 class AdapterReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -17,6 +17,14 @@ from workspace_controller.presets import Preset
 from workspace_controller.settings import LORA_RANKS, AdapterPreflight, LoraDefaults
 
 _FIELD: Final = "inference.adapters"
+_LOGIN: Final = "name a Secret with a login for this registry in source.imagePullSecrets, or correct source.image"
+_REFUSALS: Final = {
+    "NotFound": "the registry has no such repository or tag: push the image there, or correct source.image",
+    "Unauthorized": f"the registry wants a login, or has no such repository: {_LOGIN}",
+    "Denied": f"the registry gives it to nobody without a login: {_LOGIN}",
+}
+"""What to do, by kaito_oci's reason. Other errors may pass, or concern the way from here only. The words are ours: whoever names
+an image chooses the host that is asked, and is not to read that host's answer."""
 
 
 class CheckState(StrEnum):
@@ -24,7 +32,9 @@ class CheckState(StrEnum):
 
     PENDING = "Pending"
     UNKNOWN = "Unknown"
-    """It cannot be read without a Secret, or not at all now: the pod finds out."""
+    """The registry cannot be asked, or says nothing that could be relied on: the pod finds out."""
+    REFUSED = "Refused"
+    """The registry has no such image, or gives it to nobody without a login: no pod could pull it either."""
     KNOWN = "Known"
 
 
@@ -35,6 +45,8 @@ class AdapterCheck(msgspec.Struct, frozen=True, kw_only=True):
     rank: int = 0
     reason: str = ""
     message: str = ""
+    look_again: float = 0.0
+    """Seconds after which a registry that refused is asked again; 0 for every other state."""
 
 
 Checks = Mapping[str, AdapterCheck]
@@ -47,6 +59,19 @@ def public_images(workspace: Workspace) -> tuple[str, ...]:
         return ()
     sources = (adapter.source for adapter in workspace.inference.adapters)
     return tuple(dict.fromkeys(found.image for found in sources if found.image and not found.image_pull_secrets))
+
+
+def check_of(adapter: AdapterSpec, checks: Checks) -> AdapterCheck | None:
+    """Return the look at an adapter's image; None where there was none, as for every image for which a Secret is named."""
+    return None if adapter.source.image_pull_secrets else checks.get(adapter.source.image)
+
+
+def of_refusal(reason: str, image: str) -> AdapterCheck:
+    """Return what it means that the registry itself answered with an error of kaito_oci's `reason`."""
+    said = _REFUSALS.get(reason)
+    if said is None:
+        return AdapterCheck(state=CheckState.UNKNOWN)
+    return AdapterCheck(state=CheckState.REFUSED, reason=reason, message=f"{image}: {said}")
 
 
 def of_verdict(verdict: Verdict) -> AdapterCheck:
@@ -82,17 +107,29 @@ def rank_for(checks: Checks, planned: LoraDefaults) -> int:
     return next((rank for rank in LORA_RANKS if rank >= most), LORA_RANKS[-1])
 
 
-def check_obstacle(adapters: Sequence[AdapterSpec], checks: Checks) -> Obstacle | None:
-    """Return what keeps a Workspace that has no nodes yet from asking for them."""
+def check_obstacle(adapters: Sequence[AdapterSpec], checks: Checks, *, buys: bool) -> Obstacle | None:
+    """Return what keeps a Workspace that has no nodes yet from asking for them.
+
+    An image that is not there, or not for us, holds up only who `buys` nodes: on nodes that the user has, the model is served
+    meanwhile, and the adapter follows when it can be pulled.
+    """
     for adapter in adapters:
-        check = checks.get(adapter.source.image)
-        if check is not None and check.reason:
-            text = (
-                f"Adapter {adapter.source.name} cannot be served: {check.reason}: {check.message.rstrip('.')}. "
-                "No node is requested while it is named."
+        check = check_of(adapter, checks)
+        if check is not None and check.reason and (buys or check.state is not CheckState.REFUSED):
+            end = (
+                "No node is requested until it can be pulled; the registry is asked again by itself."
+                if check.state is CheckState.REFUSED
+                else "No node is requested while it is named."
             )
+            why = f"{check.reason}: {check.message.rstrip('.')}"
+            text = f"Adapter {adapter.source.name} cannot be served: {why}. {end}"
             return Obstacle(reason=Reason.ADAPTER_FAILED, message=text, field=_FIELD)
     if any(check.state is CheckState.PENDING for check in checks.values()):
         text = "The adapters' images are looked at before a node is requested."
         return Obstacle(reason=Reason.ADAPTERS_PENDING, message=text, field=_FIELD)
     return None
+
+
+def look_again(checks: Checks, otherwise: float) -> float:
+    """Return the seconds after which the first registry that refused is to be asked again, at most `otherwise`."""
+    return min((check.look_again for check in checks.values() if check.look_again), default=otherwise)

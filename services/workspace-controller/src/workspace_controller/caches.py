@@ -29,6 +29,7 @@ from kaito_api.workspace import Workspace
 from kubecore.informer import Informer
 from workspace_controller.claims import Claim, workspace_of
 from workspace_controller.naming import headless_service_name, statefulset_name
+from workspace_controller.output_tags import written_tags
 
 OWNER: Final = "owner"
 """Index by the UID of the controlling owner."""
@@ -41,7 +42,7 @@ NEEDS: Final = "needs"
 CONFIG: Final = "config"
 """Index of Workspaces by the ConfigMap (namespace/name) that their spec names."""
 OUTPUT: Final = "output"
-"""Index of tuning Workspaces by the image that they push."""
+"""Index of tuning Workspaces by the tags that they may write."""
 NAMESPACE: Final = "namespace"
 BROUGHT: Final = "brought"
 """Index of Workspaces whose nodes the user brings: value ALL."""
@@ -132,12 +133,9 @@ def by_config(workspace: Workspace) -> Iterator[str]:
         yield str(Key(workspace.metadata.namespace, name))
 
 
-def output_image(workspace: Workspace) -> Iterator[str]:
-    """Index a tuning Workspace by the image that it pushes, its tag written out."""
-    output = workspace.tuning.output if workspace.tuning is not None else None
-    if output is not None and output.image:
-        tagged = ":" in output.image.rpartition("/")[2]
-        yield output.image if tagged else f"{output.image}:latest"
+def output_tags(workspace: Workspace) -> Iterator[str]:
+    """Index a tuning Workspace by the tags that it may write, those of checkpoints included."""
+    yield from written_tags(workspace, checkpoints=True)
 
 
 def by_namespace(workspace: Workspace) -> Iterator[str]:

@@ -55,7 +55,7 @@ _START_ERROR: Final = frozenset(
         "PostStartHookError",
     }
 )
-_OUR_REASONS: Final = frozenset({*EXIT_REASONS.values(), Reason.API_KEYS_MISSING}).union(
+_OUR_REASONS: Final = frozenset({*EXIT_REASONS.values(), Reason.API_KEYS_MISSING, Reason.WAITING_FOR_ACCESS}).union(
     *(table.values() for table in tuning_exits.REASONS.values())
 )
 

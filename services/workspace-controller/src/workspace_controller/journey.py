@@ -18,6 +18,7 @@ from kaito_api.core import ContainerStatus, Node, Pod
 from kaito_api.machine import Machine
 from kaito_api.meta import whole_seconds
 from kaito_api.workspace import Workspace
+from kaito_api.workspace_status import WorkspaceState, WorkspaceStatus
 from workspace_controller.claims import Claim
 from workspace_controller.observed import Observed
 
@@ -48,6 +49,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     start: datetime
     end: datetime
     attributes: Attributes = {}
+
+
+def first_success(before: WorkspaceStatus, after: WorkspaceStatus) -> bool:
+    """Whether the Workspace has reached its aim now and never before: a state of NotReady has served already."""
+    aims = {WorkspaceState.READY, WorkspaceState.SUCCEEDED}
+    return after.state in aims and before.state not in {*aims, WorkspaceState.NOT_READY}
 
 
 def journey(observed: Observed, done: datetime) -> tuple[Step, ...]:

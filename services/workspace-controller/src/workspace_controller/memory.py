@@ -80,6 +80,11 @@ def budget(preset: Preset, gpus: Gpus, parallelism: Parallelism, lora: Lora) -> 
     )
 
 
+def context_that_fits(preset: Preset, kv_tokens: int) -> int:
+    """Return the longest context of one request: the model's limit, or all that the cache holds."""
+    return min(preset.context_length, kv_tokens)
+
+
 def fit_lora(preset: Preset, gpus: Gpus, parallelism: Parallelism, wanted: LoraDefaults, context: int) -> Lora:
     """Return the most of `wanted` that leaves room for `context` tokens: first fewer slots, then smaller ranks.
 

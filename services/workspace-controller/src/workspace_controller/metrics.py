@@ -18,12 +18,16 @@ from prometheus_client.registry import Collector
 from kaito_api import labels
 from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition
 from kaito_api.workspace import Workspace
-from kaito_api.workspace_status import WorkspaceState, WorkspaceStatus
+from kaito_api.workspace_status import Phase, WorkspaceState, WorkspaceStatus
 from workspace_controller.catalog import Catalog
 from workspace_controller.claims import Claim, workspace_of
+from workspace_controller.journey import first_success
+from workspace_controller.plan_error import PlanError
 
 BUCKETS: Final = (1, 3, 10, 30, 60, 120, 180, 300, 450, 600, 900, 1800, 3600, 7200, 21600, 86400)
 """Seconds: from an image that is there already to a day of training."""
+RATIO_BUCKETS: Final = (0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4)
+"""Finest around 1, a plan that came true."""
 _WAITING: Final = frozenset(
     {
         Reason.PENDING,
@@ -69,7 +73,10 @@ STANDING: Final = (COUNT, COST, UNPRICED, PRICED_AT)
 
 
 class Metrics:
-    """What is counted as it happens."""
+    """What is counted as it happens.
+
+    Series that come seldom stand at 0 from the start: a rate does not see the first value of a series that was not there.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.phase = Histogram(
@@ -92,12 +99,25 @@ class Metrics:
             ["condition", "reason"],
             registry=registry,
         )
+        self.plan_error = Histogram(
+            "kaito_workspace_plan_error_ratio",
+            "What came true over what the plan predicted, once when a Workspace first serves or a tuning run succeeds: tokens of "
+            "context, tokens of KV cache, bytes of training memory (the plan's is a lower bound)",
+            ["quantity", "preset"],
+            buckets=RATIO_BUCKETS,
+            registry=registry,
+        )
         self.traces = Counter(
             "kaito_workspace_traces",
             "OpenTelemetry traces of the way to a model, by outcome: sent, failed, dropped (too many wait)",
             ["outcome"],
             registry=registry,
         )
+
+        for kind in ("inference", "tuning"):
+            self.ready.labels(kind)
+        for phase in Phase:
+            self.phase.labels(phase)
 
     def told(self, workspace: Workspace, after: WorkspaceStatus, now: datetime) -> None:
         """Count what the status `after`, which has just been written, says for the first time."""
@@ -114,11 +134,10 @@ class Metrics:
         for condition, reason in new_failures(before, after):
             self.failures.labels(condition, reason).inc()
 
-
-def first_success(before: WorkspaceStatus, after: WorkspaceStatus) -> bool:
-    """Whether the Workspace has reached its aim now and never before: a state of NotReady has served already."""
-    aims = {WorkspaceState.READY, WorkspaceState.SUCCEEDED}
-    return after.state in aims and before.state not in {*aims, WorkspaceState.NOT_READY}
+    def compared(self, errors: Iterable[PlanError]) -> None:
+        """Count how far plans were from what came true."""
+        for error in errors:
+            self.plan_error.labels(error.quantity, error.preset).observe(error.ratio)
 
 
 def new_failures(before: WorkspaceStatus, after: WorkspaceStatus) -> Iterator[tuple[str, str]]:

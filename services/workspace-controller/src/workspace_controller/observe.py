@@ -19,7 +19,7 @@ from kaito_api.resources import (
 from kaito_api.workspace import Workspace
 from kubecore.informer import Informer
 from workspace_controller.adapter_check import Checks
-from workspace_controller.caches import OUTPUT, OWNER, WORKSPACE, Caches, config_name, output_image
+from workspace_controller.caches import OUTPUT, OWNER, WORKSPACE, Caches, config_name, output_tags
 from workspace_controller.claims import Claim
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import (
@@ -29,6 +29,7 @@ from workspace_controller.naming import (
     statefulset_name,
 )
 from workspace_controller.observed import ChildId, Observed
+from workspace_controller.output_tags import OutputRival, find_rival
 from workspace_controller.recent import Recent
 from workspace_controller.selector import SelectorError, node_labels, select
 
@@ -40,12 +41,20 @@ class Observer:
     """Takes snapshots."""
 
     def __init__(
-        self, caches: Caches, recent: Recent, required_policies: tuple[str, ...] = (), look: Look | None = None
+        self,
+        caches: Caches,
+        recent: Recent,
+        required_policies: tuple[str, ...] = (),
+        look: Look | None = None,
+        *,
+        checkpoints: bool = True,
     ) -> None:
+        """`checkpoints`: whether runs may keep theirs in the registry."""
         self._caches = caches
         self._recent = recent
         self._policies = required_policies
         self._look = look
+        self._checkpoints = checkpoints
 
     def workspace(self, key: Key) -> Workspace | None:
         """Return the Workspace as we know it, or None."""
@@ -125,16 +134,13 @@ class Observer:
         found = self._caches.config_maps.get(Key(workspace.metadata.namespace, name))
         return ConfigSource(found=found is not None, data=found.data if found is not None else {})
 
-    def _output_rival(self, workspace: Workspace) -> Key | None:
-        """Return the oldest other Workspace that pushes to the same tag, if it is older than this one."""
-        found = [
-            other
-            for image in output_image(workspace)
-            for other in self._caches.workspaces.by_index(OUTPUT, image)
-            if other.metadata.uid != workspace.metadata.uid and not other.metadata.deleting
-        ]
-        first = min((workspace, *found), key=_age)
-        return first.metadata.key if first is not workspace else None
+    def _output_rival(self, workspace: Workspace) -> OutputRival | None:
+        found = {
+            other.metadata.uid: other
+            for tag in output_tags(workspace)
+            for other in self._caches.workspaces.by_index(OUTPUT, tag)
+        }
+        return find_rival(workspace, found.values(), checkpoints=self._checkpoints)
 
     def _missing_policies(self) -> tuple[str, ...]:
         """Return the demanded policies that are not there, or that no binding of theirs makes deny."""
@@ -143,11 +149,6 @@ class Observer:
             return ()
         denying = {b.spec.policy_name for b in bindings.list() if "Deny" in b.spec.validation_actions}
         return tuple(name for name in self._policies if name not in denying or policies.get(Key("", name)) is None)
-
-
-def _age(workspace: Workspace) -> tuple[float, str]:
-    created = workspace.metadata.creation_timestamp
-    return (created.timestamp() if created is not None else 0.0, workspace.metadata.uid)
 
 
 def _standing(informer: Informer[Any], namespace: str, uid: str, names: tuple[str, ...]) -> Iterator[Any]:

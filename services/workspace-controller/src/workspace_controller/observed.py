@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaito_api.core import ControllerRevision, Deployment, Job, Node, Pod, StatefulSet
-from kaito_api.meta import Key, Object, Resource
+from kaito_api.meta import Object, Resource
 from kaito_api.resources import STATEFULSETS
 from kaito_api.workspace import Workspace
 from workspace_controller.adapter_check import Checks
 from workspace_controller.claims import Claim
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import statefulset_name
+from workspace_controller.output_tags import OutputRival
 
 
 class ChildId(NamedTuple):
@@ -49,8 +50,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     config: ConfigSource | None = None
     """The ConfigMap that the spec names; None where it names none."""
-    output_rival: Key | None = None
-    """An older Workspace that pushes its adapter to the same tag."""
+    output_rival: OutputRival | None = None
     adapter_checks: Checks = {}
     """Looks at the adapters' images, for those that anybody can read; an image that is not there was not looked at."""
     applied_generations: Mapping[str, int] = {}

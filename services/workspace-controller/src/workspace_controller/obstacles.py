@@ -8,11 +8,13 @@ from typing import Final
 from kaito_api.conditions import Reason
 from kaito_api.meta import Object
 from kaito_api.resources import WORKSPACES
+from kaito_api.workspace import Workspace
 from workspace_controller.claims import claim_resource
 from workspace_controller.decision import Obstacle
 from workspace_controller.failures import cut
 from workspace_controller.manifest import Manifest
 from workspace_controller.observed import Observed
+from workspace_controller.output_tags import OutputRival, Purpose
 from workspace_controller.settings import Settings
 from workspace_controller.validation import Verdict
 
@@ -28,11 +30,7 @@ def find_obstacle(observed: Observed, verdict: Verdict, settings: Settings) -> O
         text = "The namespace is being deleted: nothing can be created in it, and no node is requested."
         return Obstacle(reason=Reason.NAMESPACE_TERMINATING, message=text)
     if observed.output_rival is not None:
-        rival = observed.output_rival
-        same = rival.namespace == observed.workspace.metadata.namespace
-        whose = f"the Workspace {rival.name}" if same else "a Workspace of another namespace"
-        text = f"{whose} is older and pushes to the same tag: name another tag in tuning.output.image."
-        return Obstacle(reason=Reason.OUTPUT_CONFLICT, message=text, field="tuning.output.image")
+        return _rivalry(observed.workspace, observed.output_rival)
     if (sizing := verdict.sizing) is not None and sizing.node_count > 1 and observed.workspace.inference is not None:
         text = (
             f"The model needs {sizing.node_count} nodes of {sizing.instance_type or 'this size'}, and this version of the model "
@@ -61,6 +59,24 @@ def taken_name(observed: Observed, desired: Sequence[Manifest]) -> Obstacle | No
         if found is not None and not observed.owns(found):
             return _taken(observed, manifest, found)
     return None
+
+
+def _rivalry(workspace: Workspace, rival: OutputRival) -> Obstacle:
+    """Return the obstacle that an older Workspace writes to a tag that this one would write to."""
+    same = rival.key.namespace == workspace.metadata.namespace
+    whose = f"the Workspace {rival.key.name}" if same else "a Workspace of another namespace"
+    does = {
+        (Purpose.RESULT, Purpose.RESULT): "pushes to the same tag",
+        (Purpose.CHECKPOINTS, Purpose.RESULT): "keeps the checkpoints of its training under this tag",
+        (Purpose.RESULT, Purpose.CHECKPOINTS): (
+            f"pushes to {rival.tag}, where the checkpoints of this training would be kept"
+        ),
+        (Purpose.CHECKPOINTS, Purpose.CHECKPOINTS): (
+            f"keeps the checkpoints of its training under {rival.tag}, as this one would"
+        ),
+    }[rival.theirs, rival.ours]
+    text = f"{whose} is older and {does}: name another tag in tuning.output.image."
+    return Obstacle(reason=Reason.OUTPUT_CONFLICT, message=text, field="tuning.output.image")
 
 
 def _taken(observed: Observed, manifest: Manifest, found: Object) -> Obstacle:

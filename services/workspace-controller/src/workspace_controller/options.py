@@ -43,6 +43,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Adapter strengths above 1 are meant."""
     adapter_restart: bool = False
     """The pods may be rolled for an adapter that cannot go live without it."""
+    upgrade_restart: bool = False
+    """The pods may be rolled for a change of the operator."""
     dry_run: bool = False
     """Tuning: stop after data, fit and two steps."""
     signing_key_secret: str = ""
@@ -63,6 +65,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     labels.LORA: ("enabled", labels.DISABLED),
     labels.STRONG_ADAPTERS: ("true", "false"),
     labels.ADAPTER_RESTART: (labels.ALLOWED, "never"),
+    labels.UPGRADE_RESTART: (labels.ALLOWED, "never"),
     WEIGHTS_FROM: ("oci", "hf"),
     labels.TUNING_DRY_RUN: ("true", "false"),
 }
@@ -104,6 +107,7 @@ def read_options(annotations: Mapping[str, str]) -> Options:
         lora=good.get(labels.LORA) != labels.DISABLED,
         strong_adapters=good.get(labels.STRONG_ADAPTERS) == "true",
         adapter_restart=good.get(labels.ADAPTER_RESTART) == labels.ALLOWED,
+        upgrade_restart=good.get(labels.UPGRADE_RESTART) == labels.ALLOWED,
         dry_run=good.get(labels.TUNING_DRY_RUN) == "true",
         signing_key_secret=_secret(annotations, labels.SIGNING_KEY_SECRET, problems),
         push_hold_seconds=_hold(annotations.get(labels.PUSH_HOLD), problems),

@@ -15,7 +15,7 @@ import msgspec
 from kaito_api import labels
 from kaito_api.conditions import Reason
 from kaito_api.resources import DEPLOYMENTS, STATEFULSETS
-from workspace_controller.adapter_check import check_obstacle, rank_for
+from workspace_controller.adapter_check import check_obstacle, look_again, rank_for
 from workspace_controller.adapter_plan import AdapterPlan, encoded, settle, with_volumes
 from workspace_controller.applied import stamped
 from workspace_controller.bookkeeping import (
@@ -37,8 +37,9 @@ from workspace_controller.manifest import Manifest
 from workspace_controller.nodes import NodePlan, plan_nodes
 from workspace_controller.observed import Observed
 from workspace_controller.obstacles import find_obstacle, taken_name
-from workspace_controller.options import read_options
+from workspace_controller.options import Options, read_options
 from workspace_controller.revision import RevisionPlan, plan_revision
+from workspace_controller.rollout import asked_of, with_rollout
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing, plan_status
 from workspace_controller.status import Situation, compose
@@ -68,7 +69,7 @@ def plan(observed: Observed, catalog: Catalog, settings: Settings, now: datetime
     sizing = verdict.sizing
     nodes = plan_nodes(observed.workspace, observed.nodes, observed.claims, sizing, settings, now)
     history = plan_revision(observed.workspace, observed.revisions)
-    desired = _desired(observed, sizing, settings, history, adapters.plan)
+    desired = _desired(observed, sizing, settings, history, adapters.plan, options)
     obstacle = obstacle or taken_name(observed, desired)
     shown = plan_status(sizing, engine_image(sizing, settings), observed.workspace.metadata.generation)
     situation = Situation(observed=observed, nodes=nodes, plan=shown, obstacle=obstacle, adapters_held=adapters.held)
@@ -104,10 +105,11 @@ def _proceed(
 def _obstructed(situation: Situation, now: datetime) -> Decision:
     """Keep everything as it is and say what stands in the way."""
     observed, obstacle = situation.observed, situation.obstacle
+    unfit = obstacle is not None and obstacle.reason == Reason.ADAPTER_FAILED
     return Decision(
         finalizer=finalizer(observed),
         status=news(observed, compose(situation, now)),
-        requeue_after=_LOOK_AGAIN if obstacle is not None and obstacle.reason == Reason.ADAPTER_FAILED else None,
+        requeue_after=look_again(observed.adapter_checks, _LOOK_AGAIN) if unfit else None,
         blocked_on=obstacle.reason if obstacle is not None else "",
     )
 
@@ -146,27 +148,39 @@ def _with_rank(settings: Settings, rank: int) -> Settings:
 
 def _unseen(observed: Observed) -> Obstacle | None:
     """Return what the adapters' images have against a Workspace that costs nothing yet. One that runs is left alone."""
-    inference = observed.workspace.inference
+    inference, resource = observed.workspace.inference, observed.workspace.resource
     if inference is None or observed.claims or observed.statefulset is not None:
         return None
-    return check_obstacle(inference.adapters, observed.adapter_checks)
+    buys = resource is not None and bool(resource.instance_type)
+    return check_obstacle(inference.adapters, observed.adapter_checks, buys=buys)
 
 
-def _desired(
-    observed: Observed, sizing: Sizing, settings: Settings, history: RevisionPlan, adapters: AdapterPlan
+def _desired(  # noqa: PLR0917 - what is known, then what was made of it
+    observed: Observed,
+    sizing: Sizing,
+    settings: Settings,
+    history: RevisionPlan,
+    adapters: AdapterPlan,
+    options: Options,
 ) -> tuple[Manifest, ...]:
     """Return the stamped objects of the workload; none while nobody knows what GPUs it will find."""
     if sizing.gpus is None and sizing.preset is not None:
         return ()
     workspace = with_volumes(observed.workspace, adapters)
     manifests = plan_inference(workspace, observed.config, sizing, settings, revision=history.number)
-    return tuple(stamped(_noted(manifest, adapters)) for manifest in manifests)
+    asked = asked_of(observed.workspace, observed.config, options, adapters)
+    return tuple(
+        stamped(
+            with_rollout(_noted(manifest, adapters), observed.statefulset, asked, allowed=options.upgrade_restart)
+            if manifest.resource is STATEFULSETS
+            else manifest
+        )
+        for manifest in manifests
+    )
 
 
 def _noted(manifest: Manifest, adapters: AdapterPlan) -> Manifest:
     """Return a StatefulSet with the adapters' part of its template written on it, outside the template."""
-    if manifest.resource is not STATEFULSETS:
-        return manifest
     metadata = manifest.body["metadata"]
     annotations = {**metadata.get("annotations", {}), labels.ADAPTER_PLAN: encoded(adapters)}
     return Manifest(

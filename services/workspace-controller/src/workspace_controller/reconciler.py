@@ -26,6 +26,7 @@ from workspace_controller.metrics import Metrics
 from workspace_controller.observe import Observer
 from workspace_controller.observed import Observed
 from workspace_controller.plan import plan
+from workspace_controller.plan_error import plan_errors
 from workspace_controller.recent import TTL, Recent
 from workspace_controller.settings import Settings
 from workspace_controller.status import with_error
@@ -119,6 +120,7 @@ class Reconciler:
             return
         now = self._clock.now()
         self._metrics.told(observed.workspace, decision.status, now)
+        self._metrics.compared(plan_errors(observed, decision.status, self._catalog))
         if self._traces is not None:
             self._traces.told(observed, decision.status, now)
 

@@ -63,6 +63,8 @@ class TuningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """CPU limit of the tuner; "" derives it from the machine."""
     memory: str = ""
     """Memory limit of the tuner; "" derives it from the machine."""
+    scratch_gib: int = 20
+    """Of each emptyDir for data, work and results: downloads, the table of tokens, the adapter and two checkpoints of it."""
     push_hold_seconds: int = 600
     """How long a refused push is tried again while the node is held."""
     data_hosts: tuple[str, ...] = ()
@@ -131,6 +133,7 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("packager-image", _DEFAULTS.tuning.packager_image, "image of the adapter-packager"),
     ("tuner-cpu", "", "CPU limit of the tuner; empty: from the machine type"),
     ("tuner-memory", "", "memory limit of the tuner; empty: from the machine type"),
+    ("tuner-scratch-gib", str(_DEFAULTS.tuning.scratch_gib), "GiB of a tuning pod's scratch volumes, each"),
     ("push-hold-seconds", str(_DEFAULTS.tuning.push_hold_seconds), "how long a refused push holds its node"),
     ("data-hosts", "", "hosts of training data that may be private or without TLS, comma-separated: HOST:PORT"),
     ("data-plain-http", "false", "whether training data may come from public hosts without TLS"),
@@ -193,11 +196,19 @@ def _tuning(text: Mapping[str, str]) -> TuningSettings:
         packager_image=_packager(text),
         cpu=text["tuner-cpu"],
         memory=text["tuner-memory"],
+        scratch_gib=_scratch(text),
         push_hold_seconds=_number(text, "push-hold-seconds"),
         data_hosts=hosts,
         data_plain_http=_choice(text, "data-plain-http", ("true", "false")) == "true",
         registry_checkpoints=_choice(text, "registry-checkpoints", ("true", "false")) == "true",
     )
+
+
+def _scratch(text: Mapping[str, str]) -> int:
+    gib = _number(text, "tuner-scratch-gib")
+    if gib == 0:
+        raise ValueError("--tuner-scratch-gib must be at least 1")
+    return gib
 
 
 def _packager(text: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from kaito_api.workspace_status import CostEstimate, EnginePlan, MemoryPlan, PlannedGPU, PlanStatus
 from workspace_controller.engines import Engine
 from workspace_controller.estimator import Gpus
-from workspace_controller.memory import Lora, MemoryBudget
+from workspace_controller.memory import Lora, MemoryBudget, context_that_fits
 from workspace_controller.parallelism import Parallelism
 from workspace_controller.presets import Preset
 from workspace_controller.skus import Sku
@@ -54,7 +54,7 @@ class Sizing(msgspec.Struct, frozen=True, kw_only=True):
             return self.max_model_len or 0
         if self.memory is None:
             return self.preset.context_length
-        return min(self.preset.context_length, self.memory.kv_tokens)
+        return context_that_fits(self.preset, self.memory.kv_tokens)
 
 
 def plan_status(sizing: Sizing, engine_image: str, generation: int) -> PlanStatus:

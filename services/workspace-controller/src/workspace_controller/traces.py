@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-from workspace_controller.journey import Step, journey
-from workspace_controller.metrics import Metrics, first_success
+from workspace_controller.journey import Step, first_success, journey
+from workspace_controller.metrics import Metrics
 from workspace_controller.observed import Observed
 
 if TYPE_CHECKING:

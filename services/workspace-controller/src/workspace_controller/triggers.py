@@ -11,7 +11,7 @@ from kaito_api.meta import Key, Object
 from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
 from kubecore.informer import Event
-from workspace_controller.caches import ALL, BROUGHT, CONFIG, NAMESPACE, NEEDS, NODE, OUTPUT, Caches, output_image
+from workspace_controller.caches import ALL, BROUGHT, CONFIG, NAMESPACE, NEEDS, NODE, OUTPUT, Caches, output_tags
 from workspace_controller.claims import Claim, workspace_of
 from workspace_controller.selector import SelectorError, node_labels
 
@@ -85,13 +85,13 @@ class Triggers:
             self._enqueue(key, low_priority=event.initial)
 
     def _on_rival(self, event: Event[Workspace]) -> None:
-        """Enqueue those that wait for a tag when the Workspace that pushes there goes or lets go of it."""
+        """Enqueue those that wait for a tag when the Workspace that writes there goes or lets go of it."""
         old, new = event.old, event.new
         if old is None:
             return
-        still = set(output_image(new)) if new is not None and not new.metadata.deleting else set()
-        for image in set(output_image(old)) - still:
-            for other in self._caches.workspaces.by_index(OUTPUT, image):
+        still = set(output_tags(new)) if new is not None and not new.metadata.deleting else set()
+        for tag in set(output_tags(old)) - still:
+            for other in self._caches.workspaces.by_index(OUTPUT, tag):
                 self._enqueue(other.metadata.key)
 
     def _on_namespace(self, event: Event[Namespace]) -> None:

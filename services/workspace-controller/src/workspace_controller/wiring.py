@@ -112,7 +112,9 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
     if traces is not None:
         manager.add_task("traces", traces.run)
     reconciler = Reconciler(
-        observer=Observer(caches, recent, process.required_policies, checks.of),
+        observer=Observer(
+            caches, recent, process.required_policies, checks.of, checkpoints=settings.tuning.registry_checkpoints
+        ),
         applier=Applier(client, caches, recent),
         recorder=recorder,
         recent=recent,
@@ -171,7 +173,7 @@ def build_caches(client: Client, settings: Settings, process: ProcessSettings) -
         index.NEEDS: index.by_needs,
         index.CONFIG: index.by_config,
         index.NAMESPACE: index.by_namespace,
-        index.OUTPUT: index.output_image,
+        index.OUTPUT: index.output_tags,
         index.BROUGHT: index.brought,
     }
     claim_indexes = {index.WORKSPACE: index.by_claimed_workspace, index.NODE: index.by_claimed_node}

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from kaito_api import labels
 from kaito_api.conditions import find_condition
@@ -194,15 +195,17 @@ class Cluster:
         body = {"status": {"phase": "Pending", "conditions": unready, **status}}
         return await self.client.patch(PODS, self.key(name), body, subresource="status")
 
-    async def statefulset_status(self, name: str, *, ready: int, replicas: int = 1) -> None:
+    async def statefulset_status(
+        self, name: str, *, ready: int, replicas: int = 1, updated: int | None = None, update_revision: str = "one"
+    ) -> None:
         found = await self.client.get(STATEFULSETS, self.key(name))
         status = {
             "observedGeneration": found.metadata.generation,
             "replicas": replicas,
             "readyReplicas": ready,
-            "updatedReplicas": replicas,
+            "updatedReplicas": replicas if updated is None else updated,
             "currentRevision": "one",
-            "updateRevision": "one",
+            "updateRevision": update_revision,
         }
         await self.client.patch(STATEFULSETS, self.key(name), {"status": status}, subresource="status")
 
@@ -264,13 +267,15 @@ def run_controller(apiserver: Any) -> RunController:
         claim_api: ClaimApi = ClaimApi.NODECLAIM,
         settings: Settings | None = None,
         fence: Callable[[], bool] | None = None,
+        registry: CollectorRegistry | None = None,
         **process: Any,
     ) -> AsyncIterator[Wired]:
         chosen = settings or Settings(claim_api=claim_api)
         ports = {"health_port": 0, "metrics_port": 0, "sweep_seconds": 3600.0, **process}
         cluster = load_config(str(apiserver.kubeconfig))
         async with Transport(cluster, user_agent="workspace-controller", field_manager="workspace-controller") as link:
-            wired = await wire(Client(link, fence), load_catalog(CATALOG), chosen, ProcessSettings(**ports))
+            client = Client(link, fence)
+            wired = await wire(client, load_catalog(CATALOG), chosen, ProcessSettings(**ports), registry=registry)
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(wired.manager.run())
                 yield wired

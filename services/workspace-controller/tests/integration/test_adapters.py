@@ -96,6 +96,38 @@ async def test_a_wrong_adapter_buys_no_node_and_a_right_one_does(
         await cluster.claimed("phi")
 
 
+async def test_an_image_that_is_not_there_buys_no_node_until_it_is_pushed(
+    cluster: Any, run_controller: Any, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    async with run_controller(settings=settings(registry)):
+        made = await cluster.apply(with_adapter(f"{registry.host}/adapters/test:late"))
+        condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", "AdapterFailed")
+        assert "NotFound" in condition.message
+        assert "push the image there, or correct source.image" in condition.message
+        (status,) = (await cluster.workspace("phi")).status.adapters
+        assert (status.state, status.reason) == ("Failed", "NotFound")
+        assert await cluster.claims("phi") == []
+        await push(registry, tmp_path, "late")
+        await cluster.claimed_within("phi", 90)
+        await cluster.becomes("phi", "AdaptersReady", "False", "AdaptersPending")
+        found = await cluster.workspace("phi")
+        assert found.metadata.generation == made.metadata.generation, "nobody edited it"
+
+
+async def test_an_image_behind_a_login_buys_no_node_until_a_secret_is_named(
+    cluster: Any, run_controller: Any, tmp_path: Path
+) -> None:
+    async with docker_registry(tmp_path, password=True) as registry, run_controller(settings=settings(registry)):
+        image = f"{registry.host}/adapters/test:1"
+        await cluster.apply(with_adapter(image))
+        condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", "AdapterFailed")
+        assert "Unauthorized" in condition.message
+        assert "source.imagePullSecrets" in condition.message
+        assert await cluster.claims("phi") == []
+        await cluster.apply(with_adapter(image, "pull"))
+        await cluster.claimed("phi")
+
+
 async def test_a_high_rank_is_planned_when_it_is_known_in_time(
     cluster: Any, run_controller: Any, registry: DockerRegistry, tmp_path: Path
 ) -> None:

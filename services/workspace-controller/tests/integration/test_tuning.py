@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kaito_api import labels
 from kaito_api.core import Job
 from kaito_api.report import OutputReport, Report, TuningReport, encode
 from kaito_api.resources import CONFIGMAPS, JOBS, NODECLAIMS, PODS, ROLES
 from kubecore.testing.asserts import eventually
+from workspace_controller.catalog import Catalog
+from workspace_controller.tuning.memory import least_bytes
 
 pytestmark = pytest.mark.integration
 
@@ -97,16 +100,34 @@ async def released(cluster: Any) -> None:
 RUNNING = {"running": {"startedAt": "2026-11-21T12:00:00Z"}}
 
 
-async def test_from_the_unchanged_manifest_to_the_adapter(cluster: Any, run_controller: Any) -> None:
+def compared(registry: CollectorRegistry) -> tuple[float | None, float | None]:
+    """How often training memory was compared with the plan's, and the sum of the ratios."""
+    where = {"quantity": "training_memory", "preset": "phi-3-mini-128k-instruct"}
+    count, total = (f"kaito_workspace_plan_error_ratio_{part}" for part in ("count", "sum"))
+    return registry.get_sample_value(count, where), registry.get_sample_value(total, where)
+
+
+async def test_from_the_unchanged_manifest_to_the_adapter(cluster: Any, run_controller: Any, catalog: Catalog) -> None:
+    preset = catalog.preset("phi-3-mini-128k-instruct")
+    assert preset is not None
+    planned = least_bytes(preset, "qlora")
+    registry, later = CollectorRegistry(), CollectorRegistry()
     await cluster.apply(MANIFEST)
-    async with run_controller():
+    async with run_controller(registry=registry):
         kubelet, node = await started(cluster)
         await cluster.becomes(NAME, "JobStarted", "False", "WorkspaceTuningJobStatusPending")
         (role,) = await cluster.client.list(ROLES, cluster.namespace)
         assert [rule.resource_names for rule in role.rules if "secrets" in rule.resources] == [["push"]]
         await kubelet.pod("one", node)
         await kubelet.container("one", "tuner", RUNNING)
-        figures = TuningReport(step=120, total_steps=300, loss=0.5, eta_seconds=60, tokens_per_second=800.0)
+        figures = TuningReport(
+            step=120,
+            total_steps=300,
+            loss=0.5,
+            eta_seconds=60,
+            tokens_per_second=800.0,
+            peak_memory_bytes=2 * planned,
+        )
         await kubelet.says("one", "tuner", report("Training", tuning=figures))
         found = await cluster.becomes(NAME, "JobStarted", "True", "WorkspaceTuningJobStatusStarted")
 
@@ -131,10 +152,12 @@ async def test_from_the_unchanged_manifest_to_the_adapter(cluster: Any, run_cont
         assert (status.state, status.worker_nodes) == ("Succeeded", [])
         assert status.tuning.output.image == f"registry.local/image@{DIGEST}"
         assert status.tuning.step == 120
-    async with run_controller():  # another leader finds it finished, and buys nothing
+    assert compared(registry) == (1, pytest.approx(2))
+    async with run_controller(registry=later):  # another leader finds it finished, and buys nothing
         await cluster.client.delete(JOBS, cluster.key(NAME), propagation="Background")
         await cluster.becomes(NAME, "WorkspaceSucceeded", "True")
         assert await cluster.claims(NAME) == []
+    assert compared(later) == (None, None)
 
 
 async def test_a_failure_is_told_frees_the_node_and_is_tried_again(cluster: Any, run_controller: Any) -> None:
@@ -186,9 +209,13 @@ async def test_another_request_replaces_the_job(cluster: Any, run_controller: An
         assert not claim.metadata.deleting, "the node is kept for the new Job"
 
 
-async def test_two_workspaces_do_not_push_one_tag(cluster: Any, run_controller: Any) -> None:
-    await cluster.apply(MANIFEST)
-    await cluster.apply(MANIFEST.replace(f"name: {NAME}", "name: other"))
+@pytest.mark.parametrize("tag", ["0.0.1", "0.0.1-ckpt"])
+async def test_two_workspaces_do_not_write_one_tag(tag: str, cluster: Any, run_controller: Any) -> None:
+    """Neither the other's result nor, under `-ckpt`, its checkpoints; whichever of the two is the older one."""
+    manifests = {NAME: MANIFEST, "other": MANIFEST.replace(f"name: {NAME}", "name: other")}
+    manifests["other"] = manifests["other"].replace("image:0.0.1", f"image:{tag}")
+    for manifest in manifests.values():
+        await cluster.apply(manifest)
     both = [(await cluster.workspace(name)).metadata for name in (NAME, "other")]
     # Creation is told in whole seconds: of two that came in the same one, the UID decides.
     older, younger = (meta.name for meta in sorted(both, key=lambda meta: (meta.creation_timestamp, meta.uid)))
@@ -197,7 +224,6 @@ async def test_two_workspaces_do_not_push_one_tag(cluster: Any, run_controller: 
         found = await cluster.becomes(younger, "WorkspaceSucceeded", "False", "OutputConflict")
         assert older in found.message
         assert await cluster.claims(younger) == []
-        moved = MANIFEST.replace(f"name: {NAME}", f"name: {older}").replace("image:0.0.1", "image:0.0.2")
-        await cluster.apply(moved)
+        await cluster.apply(manifests[older].replace("image:0.0.1", "image:0.0.2"))
         await cluster.claimed(younger)
         await cluster.becomes(younger, "WorkspaceSucceeded", "False", "workspacePending")

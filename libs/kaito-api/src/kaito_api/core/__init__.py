@@ -37,6 +37,7 @@ from kaito_api.core.workload import (
     StatefulSet,
     StatefulSetSpec,
     StatefulSetStatus,
+    UpdateStrategy,
     WorkloadCondition,
 )
 
@@ -87,6 +88,7 @@ __all__ = [
     "Taint",
     "Terminated",
     "Toleration",
+    "UpdateStrategy",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
     "VolumeAttachment",

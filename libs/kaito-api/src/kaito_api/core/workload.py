@@ -20,8 +20,14 @@ class WorkloadCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     last_transition_time: datetime | None = None
 
 
+class UpdateStrategy(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """RollingUpdate, or OnDelete: a changed template waits until somebody deletes a pod."""
+
+    type: str = "RollingUpdate"
+
+
 class StatefulSetSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The fields that are immutable (a difference means orphan-delete and recreate) and the replica count.
+    """The fields that are immutable (a difference means orphan-delete and recreate), the replica count, the strategy.
 
     The pod template is compared by the applied hash, not field by field: the apiserver fills in defaults.
     """
@@ -31,6 +37,7 @@ class StatefulSetSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     pod_management_policy: str = "OrderedReady"
     selector: dict[str, Any] = {}
     volume_claim_templates: list[dict[str, Any]] = []
+    update_strategy: UpdateStrategy = UpdateStrategy()
 
 
 class StatefulSetStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

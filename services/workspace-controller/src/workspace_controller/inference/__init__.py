@@ -46,8 +46,8 @@ def plan_inference(
         return (*group, front, statefulset(workspace, user_template(workspace, sizing), nodes, revision))
     if sizing.engine is None or sizing.preset is None:
         return ()
-    template = pod_template(workspace, config, sizing, settings)
+    weights = plan_weights(workspace, sizing.preset, settings, options)
+    template = pod_template(workspace, config, sizing, settings, options, weights)
     fence = (network_policy(workspace),) if nodes > 1 else ()
-    secrets = registry_secrets(inference, plan_weights(workspace, sizing.preset, settings, options))
-    rights = access(workspace, pod_names(workspace.metadata.name, nodes), secrets)
+    rights = access(workspace, pod_names(workspace.metadata.name, nodes), registry_secrets(inference, weights))
     return (*rights, *fence, *group, front, statefulset(workspace, template, nodes, revision))

@@ -22,10 +22,10 @@ from workspace_controller.inference.metadata import pod_labels
 from workspace_controller.inference.placement import TOLERATIONS, affinity, node_requirements
 from workspace_controller.inference.probes import probes
 from workspace_controller.inference.resources import FETCH_REQUESTS, server_resources, shared_memory
-from workspace_controller.inference.weights import MOUNT_PATH, VOLUME, Weights, plan_weights
+from workspace_controller.inference.weights import MOUNT_PATH, VOLUME, Weights
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import service_account_name, short_hash
-from workspace_controller.options import read_options
+from workspace_controller.options import Options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
 
@@ -36,14 +36,16 @@ _GROUP_MAY_READ: Final = 0o440
 """The files belong to root and to the pod's fsGroup."""
 
 
-def pod_template(
-    workspace: Workspace, config: ConfigSource | None, sizing: Sizing, settings: Settings
+def pod_template(  # noqa: PLR0917 - spec and configuration, then what was made of them
+    workspace: Workspace,
+    config: ConfigSource | None,
+    sizing: Sizing,
+    settings: Settings,
+    options: Options,
+    weights: Weights,
 ) -> dict[str, Any]:
     """Return the pod template that serves the preset of `sizing`."""
     assert workspace.inference is not None
-    assert sizing.preset is not None
-    options = read_options(workspace.metadata.annotations)
-    weights = plan_weights(workspace, sizing.preset, settings, options)
     mounted = [adapter for adapter in workspace.inference.adapters if adapter.source.volume_source]
     annotations = {labels.DO_NOT_DISRUPT: "true"}
     if workspace.inference.config and config is not None:
@@ -51,26 +53,30 @@ def pod_template(
     spec: dict[str, Any] = {
         "affinity": affinity(node_requirements(workspace, sizing)),
         "automountServiceAccountToken": True,
-        "containers": [_server(workspace, sizing, settings, weights, mounted)],
+        "containers": [_server(workspace, sizing, settings, options, weights, mounted)],
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
         "serviceAccountName": service_account_name(workspace.metadata.name),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "tolerations": list(TOLERATIONS),
-        "volumes": _volumes(workspace, sizing, weights, mounted),
+        "volumes": _volumes(workspace, sizing, options, weights, mounted),
     }
     if weights.source:
         spec["initContainers"] = [_fetcher(workspace, sizing, settings, weights)]
     return {"metadata": {"annotations": annotations, "labels": pod_labels(workspace)}, "spec": spec}
 
 
-def _server(
-    workspace: Workspace, sizing: Sizing, settings: Settings, weights: Weights, mounted: list[AdapterSpec]
+def _server(  # noqa: PLR0917 - spec and configuration, then what was made of them
+    workspace: Workspace,
+    sizing: Sizing,
+    settings: Settings,
+    options: Options,
+    weights: Weights,
+    mounted: list[AdapterSpec],
 ) -> dict[str, Any]:
     assert workspace.inference is not None
     assert sizing.preset is not None
     assert sizing.engine is not None
-    options = read_options(workspace.metadata.annotations)
     mounts = [
         {"name": "adapters", "mountPath": "/adapters"},
         {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108 - the container's own shared memory
@@ -137,7 +143,7 @@ def _server_env(sizing: Sizing) -> list[dict[str, Any]]:
 
 
 def _volumes(
-    workspace: Workspace, sizing: Sizing, weights: Weights, mounted: list[AdapterSpec]
+    workspace: Workspace, sizing: Sizing, options: Options, weights: Weights, mounted: list[AdapterSpec]
 ) -> list[dict[str, Any]]:
     assert workspace.inference is not None
     volumes: list[dict[str, Any]] = [
@@ -149,7 +155,7 @@ def _volumes(
     ]
     if workspace.inference.config:
         volumes.append({"name": "config", "configMap": {"name": workspace.inference.config}})
-    if secret := read_options(workspace.metadata.annotations).api_key_secret:
+    if secret := options.api_key_secret:
         # Not optional: a pod whose keys are missing waits, and says so.
         volumes.append({"name": _API_KEYS, "secret": {"secretName": secret, "defaultMode": _GROUP_MAY_READ}})
     return sorted(volumes, key=lambda volume: str(volume["name"]))

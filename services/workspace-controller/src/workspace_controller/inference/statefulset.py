@@ -13,7 +13,7 @@ from workspace_controller.naming import headless_service_name, statefulset_name
 
 
 def statefulset(workspace: Workspace, template: dict[str, Any], replicas: int, revision: int) -> Manifest:
-    """Return the StatefulSet of `workspace` with that pod template.
+    """Return the StatefulSet of `workspace` with that pod template. Its update strategy is decided in `rollout`.
 
     `serviceName` cannot be changed later, so it names the headless Service even while there is one node and no such
     Service.
@@ -30,6 +30,5 @@ def statefulset(workspace: Workspace, template: dict[str, Any], replicas: int, r
             "selector": {"matchLabels": pod_selector(workspace)},
             "serviceName": headless_service_name(name),
             "template": template,
-            "updateStrategy": {"type": "RollingUpdate"},
         },
     )

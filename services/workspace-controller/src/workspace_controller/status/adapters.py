@@ -13,7 +13,7 @@ from kaito_api.core import Pod
 from kaito_api.report import AdapterReport
 from kaito_api.workspace import AdapterSpec
 from kaito_api.workspace_status import AdapterState, AdapterStatus
-from workspace_controller.adapter_check import AdapterCheck, Checks
+from workspace_controller.adapter_check import AdapterCheck, Checks, check_of
 from workspace_controller.status.finding import Finding
 from workspace_controller.status.inference import SERVER, WEIGHTS, report_of
 
@@ -28,7 +28,7 @@ def fold_adapters(
     the one that counts. `checks` say what is wrong with an image while no pod has looked at it.
     """
     reports = _reports(pods, spans_nodes=spans_nodes)
-    wanted = [_entry(spec, reports, (checks or {}).get(spec.source.image)) for spec in specs]
+    wanted = [_entry(spec, reports, check_of(spec, checks or {})) for spec in specs]
     names = {entry.name for entry in wanted}
     others = sorted({adapter.name for said in reports.values() for adapter in said} - names)
     return wanted + [_leaving(name, reports) for name in others]

@@ -10,11 +10,16 @@ from kaito_api.conditions import Reason
 from kaito_api.core import Node, Pod, StatefulSet
 from kaito_api.report import Progress, Report, decode
 from workspace_controller.failures import diagnose
+from workspace_controller.rollout import pending
 from workspace_controller.status.finding import Finding
 
 SERVER: Final = "model-server"
 WEIGHTS: Final = "weights"
 
+_PENDING: Final = (
+    " The operator would make them otherwise since it was upgraded or set anew: that waits until they are next made."
+    f" The annotation {labels.UPGRADE_RESTART}: {labels.ALLOWED} restarts them now."
+)
 _REASONS: Final = {"Pulling": Reason.WEIGHTS_LOADING, "Loading": Reason.ENGINE_STARTING}
 
 
@@ -33,6 +38,8 @@ def judge_inference(
     if _rolled_out(statefulset) and not unready:
         if resource.ok:
             text = f"{statefulset.spec.replicas} of {statefulset.spec.replicas} pod(s) ready."
+            if pending(statefulset):
+                text += _PENDING
             return Finding(ok=True, reason=Reason.INFERENCE_SUCCESS, message=text)
         return Finding(ok=False, reason=resource.reason, message=resource.message)
     failure = diagnose(pods, nodes)
@@ -48,11 +55,13 @@ def report_of(pod: Pod, container: str) -> Report | None:
 
 
 def _rolled_out(statefulset: StatefulSet) -> bool:
-    """Whether the counts are about the current spec, and every replica runs it and is ready."""
+    """Whether the counts are about the current spec, and every replica is ready and runs it, or may go on as it is."""
     status, replicas = statefulset.status, statefulset.spec.replicas
     if status.observed_generation < statefulset.metadata.generation or status.ready_replicas < replicas:
         return False
-    return status.current_revision == status.update_revision or status.updated_replicas >= replicas
+    return (
+        status.current_revision == status.update_revision or status.updated_replicas >= replicas or pending(statefulset)
+    )
 
 
 def _progress(statefulset: StatefulSet, pods: Sequence[Pod]) -> Finding:

@@ -32,8 +32,10 @@ def plan_tuning(
     """
     if workspace.tuning is None or sizing.engine is None or sizing.preset is None:
         return ()
-    template = pod_template(workspace, config, sizing, settings)
     options = read_options(workspace.metadata.annotations)
     weights = plan_weights(workspace, sizing.preset, settings, options)
+    # The revision too: a request that is made again after another one may find other data behind its URLs.
+    name = f"{workspace.metadata.uid}/{run}.{revision}"
+    template = pod_template(workspace, config, sizing, settings, options, weights, run=name)
     secrets = readable_secrets(workspace, weights, settings, options)
     return (*access(workspace, (), secrets), job(workspace, template, run=run, revision=revision))

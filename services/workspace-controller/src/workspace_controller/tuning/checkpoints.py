@@ -19,6 +19,11 @@ def checkpoint_image(workspace: Workspace, settings: Settings, options: Options)
         return ""
     if options.dry_run or not settings.tuning.registry_checkpoints:
         return ""
-    folder, slash, last = output.image.rpartition("/")
+    return checkpoint_tag(output.image)
+
+
+def checkpoint_tag(image: str) -> str:
+    """Return the tag beside `image` that is written over with each checkpoint, and removed after success."""
+    folder, slash, last = image.rpartition("/")
     name, _, tag = last.partition(":")
     return f"{folder}{slash}{name}:{(tag or 'latest')[: _LONGEST_TAG - len(_SUFFIX)]}{_SUFFIX}"

@@ -54,8 +54,8 @@ def data_command(workspace: Workspace, settings: Settings) -> list[str]:
     return command + _repeated("--pull-secret", sorted(set(workspace.tuning.input.image_pull_secrets)))
 
 
-def tuner_command(workspace: Workspace, sizing: Sizing, settings: Settings, options: Options) -> list[str]:
-    """Return the command that trains."""
+def tuner_command(workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, *, run: str) -> list[str]:
+    """Return the command that trains. `run` is WORKSPACE UID/REQUEST: what was finished under that name is not made again."""
     tuning = workspace.tuning
     assert tuning is not None
     assert tuning.input is not None
@@ -68,7 +68,8 @@ def tuner_command(workspace: Workspace, sizing: Sizing, settings: Settings, opti
         command += ["--plain-http"] if settings.tuning.data_plain_http else []
     else:
         command += ["--data", DATA_MOUNT]
-    command += ["--output", RESULTS_MOUNT, "--work", WORK_MOUNT, "--workspace", str(workspace.metadata.key)]
+    command += ["--output", RESULTS_MOUNT, "--workspace", str(workspace.metadata.key), "--run", run]
+    command += ["--work", WORK_MOUNT, "--work-bytes", str(settings.tuning.scratch_gib << 30)]
     checkpoint = checkpoint_image(workspace, settings, options)
     if checkpoint:
         assert tuning.output is not None

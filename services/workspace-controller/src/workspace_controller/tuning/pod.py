@@ -16,11 +16,11 @@ from workspace_controller.hardening import CONTAINER_SECURITY, POD_SECURITY, TMP
 from workspace_controller.inference.command import fetch_command
 from workspace_controller.inference.metadata import pod_labels
 from workspace_controller.inference.placement import TOLERATIONS, affinity, node_requirements
-from workspace_controller.inference.weights import MOUNT_PATH, Weights, plan_weights
+from workspace_controller.inference.weights import MOUNT_PATH, Weights
 from workspace_controller.inference.weights import VOLUME as WEIGHTS_VOLUME
 from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import service_account_name
-from workspace_controller.options import Options, read_options
+from workspace_controller.options import Options
 from workspace_controller.settings import Settings
 from workspace_controller.sizing import Sizing
 from workspace_controller.tuning import command, resources, steps
@@ -33,18 +33,23 @@ _SECRET_MOUNT = {"name": "push-secret", "mountPath": steps.SECRET_MOUNT, "readOn
 _KEY_MOUNT = {"name": "signing-key", "mountPath": steps.KEY_MOUNT, "readOnly": True}
 
 
-def pod_template(
-    workspace: Workspace, config: ConfigSource | None, sizing: Sizing, settings: Settings
+def pod_template(  # noqa: PLR0917 - spec and configuration, then what was made of them
+    workspace: Workspace,
+    config: ConfigSource | None,
+    sizing: Sizing,
+    settings: Settings,
+    options: Options,
+    weights: Weights,
+    *,
+    run: str,
 ) -> dict[str, Any]:
-    """Return the pod template that trains on the preset of `sizing`."""
+    """Return the pod template that trains on the preset of `sizing`; `run` names this very tuning for the tuner."""
     assert workspace.tuning is not None
-    assert sizing.preset is not None
-    options = read_options(workspace.metadata.annotations)
-    weights = plan_weights(workspace, sizing.preset, settings, options)
-    chain = _chain(workspace, sizing, settings, options, weights)
+    chain = _chain(workspace, sizing, settings, options, weights, run=run)
     annotations = {labels.DO_NOT_DISRUPT: "true"}
     if workspace.tuning.config:
         annotations[CONFIG_HASH] = digest(config)[:16]
+    scratch = settings.tuning.scratch_gib
     spec: dict[str, Any] = {
         "affinity": affinity(node_requirements(workspace, sizing)),
         "automountServiceAccountToken": True,
@@ -56,7 +61,7 @@ def pod_template(
         "serviceAccountName": service_account_name(workspace.metadata.name),
         "terminationGracePeriodSeconds": steps.GRACE_SECONDS,
         "tolerations": list(TOLERATIONS),
-        "volumes": volumes(workspace, sizing, weights, options, pushes=pushes(workspace)),
+        "volumes": volumes(workspace, sizing, weights, options, scratch_gib=scratch, pushes=pushes(workspace)),
     }
     if not chain[:-1]:
         del spec["initContainers"]
@@ -83,7 +88,7 @@ def readable_secrets(workspace: Workspace, weights: Weights, settings: Settings,
 
 
 def _chain(
-    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights
+    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights, *, run: str
 ) -> list[dict[str, Any]]:
     """Return the containers in the order in which they run; the last one is the pod's main container."""
     assert workspace.tuning is not None
@@ -93,7 +98,7 @@ def _chain(
         chain.append(_weights(workspace, sizing, settings, weights))
     if workspace.tuning.input.image:
         chain.append(_data(workspace, sizing, settings))
-    chain.append(_tuner(workspace, sizing, settings, options, weights))
+    chain.append(_tuner(workspace, sizing, settings, options, weights, run=run))
     if pushes(workspace) and not options.dry_run:
         chain.append(_packager(workspace, sizing, settings, options))
     return chain
@@ -127,13 +132,13 @@ def _data(workspace: Workspace, sizing: Sizing, settings: Settings) -> dict[str,
 
 
 def _tuner(
-    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights
+    workspace: Workspace, sizing: Sizing, settings: Settings, options: Options, weights: Weights, *, run: str
 ) -> dict[str, Any]:
     assert workspace.tuning is not None
     assert workspace.tuning.input is not None
     assert sizing.engine is not None
     image = settings.tuning.images.get(sizing.engine.name, sizing.engine.tuner_image)
-    container = _container(steps.TUNER, image, command.tuner_command(workspace, sizing, settings, options))
+    container = _container(steps.TUNER, image, command.tuner_command(workspace, sizing, settings, options, run=run))
     env = [
         *container["env"],
         {"name": "HF_HUB_OFFLINE", "value": "1"},

@@ -14,8 +14,9 @@ from workspace_controller.tuning.command import processes
 FETCHER: Final = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
 """Of the containers that bring weights and data: they stream, whatever the size."""
 PACKAGER: Final = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
-SCRATCH_GIB: Final = 20
-"""Downloads, the table of tokens, the adapter and two checkpoints of it."""
+_SCRATCH_VOLUMES: Final = 3
+"""Data, work and results. The kubelet evicts a pod whose volumes together hold more than its limit, too."""
+TMP_GIB: Final = 4
 _BASE_GIB: Final = 6
 _PROCESS_GIB: Final = 4
 """One training process: CUDA context, allocator, pinned buffers."""
@@ -30,13 +31,13 @@ def tuner_resources(sizing: Sizing, weights: Weights, settings: Settings) -> dic
     gpus = str(sizing.gpus_per_node)
     limits = {
         "cpu": cpu_limit(sizing, settings),
-        "ephemeral-storage": f"{weights.disk_gib + 2 * SCRATCH_GIB}Gi",
+        "ephemeral-storage": f"{weights.disk_gib + _SCRATCH_VOLUMES * settings.tuning.scratch_gib + TMP_GIB}Gi",
         "memory": settings.tuning.memory or _memory(sizing, limit=True),
         labels.RESOURCE_GPU: gpus,
     }
     requests = {
         "cpu": _least(_cpu_request(sizing), limits["cpu"]),
-        "ephemeral-storage": f"{weights.disk_gib + SCRATCH_GIB}Gi",
+        "ephemeral-storage": f"{weights.disk_gib + settings.tuning.scratch_gib}Gi",
         "memory": _least(_memory(sizing, limit=False), limits["memory"]),
         labels.RESOURCE_GPU: gpus,
     }

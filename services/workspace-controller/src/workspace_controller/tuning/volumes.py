@@ -8,22 +8,22 @@ from kaito_api.workspace import Workspace
 from workspace_controller.inference.weights import Weights
 from workspace_controller.options import Options
 from workspace_controller.sizing import Sizing
-from workspace_controller.tuning.resources import SCRATCH_GIB, shared_memory
+from workspace_controller.tuning.resources import TMP_GIB, shared_memory
 
 
 def volumes(
-    workspace: Workspace, sizing: Sizing, weights: Weights, options: Options, *, pushes: bool
+    workspace: Workspace, sizing: Sizing, weights: Weights, options: Options, *, scratch_gib: int, pushes: bool
 ) -> list[dict[str, Any]]:
     """Return the volumes, by name. `pushes`: the result goes into a registry, so its Secrets are needed."""
     tuning = workspace.tuning
     assert tuning is not None
     assert tuning.input is not None
     assert tuning.output is not None
-    scratch = {"emptyDir": {"sizeLimit": f"{SCRATCH_GIB}Gi"}}
+    scratch = {"emptyDir": {"sizeLimit": f"{scratch_gib}Gi"}}
     found: list[dict[str, Any]] = [
         {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory(sizing)}},
         {"name": "results", **(tuning.output.volume_source or scratch)},
-        {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": f"{TMP_GIB}Gi"}},
         weights.volume,
         {"name": "work", **scratch},
     ]

@@ -11,6 +11,7 @@ from kaito_api.workspace import DataDestination, DataSource, TuningMethod, Tunin
 from workspace_controller.catalog import Catalog
 from workspace_controller.options import Options
 from workspace_controller.settings import Settings
+from workspace_controller.tuning.checkpoints import checkpoint_tag
 from workspace_controller.validation.adapters import is_image
 from workspace_controller.validation.inference import preset_errors
 from workspace_controller.validation.verdict import FieldError, invalid
@@ -80,6 +81,13 @@ def _output_errors(output: DataDestination | None, settings: Settings) -> list[F
         errors.append(invalid("tuning.output.image", f"{output.image!r} is not an image reference: {_WRITE}"))
     elif "@" in output.image:
         errors.append(invalid("tuning.output.image", "names a digest, which nobody knows before the push: name a tag"))
+    elif (
+        settings.tuning.registry_checkpoints
+        and not output.volume_source
+        and checkpoint_tag(output.image) == output.image
+    ):
+        problem = "has a tag of the greatest length that is also that of its checkpoints: shorten it"
+        errors.append(invalid("tuning.output.image", problem))
     if not output.image_push_secret:
         errors.append(invalid("tuning.output.imagePushSecret", "is missing: name the Secret that may push the image"))
     return errors
