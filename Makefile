@@ -64,10 +64,8 @@ cluster-down: sync ## ends it
 images: sync ## every service's image, for the local registry
 	@$(RUN) kaito-local images
 
-sbom: uv ## build/sbom/SERVICE.cdx.json: what is in each service's image, from uv.lock (CycloneDX 1.5)
-	@mkdir -p build/sbom; for service in services/*/; do name=$$(basename $$service); \
-	  case $$name in model-server) extra="--extra cpu";; tuner) extra="--extra train";; *) extra=;; esac; \
-	  $(UV) export --frozen --quiet --package $$name $$extra --no-emit-workspace --format cyclonedx1.5 --output-file build/sbom/$$name.cdx.json; done; ls build/sbom
+sbom: sync ## build/sbom/IMAGE.cdx.json: the Python packages in each image, from uv.lock and the Dockerfiles (CycloneDX 1.5)
+	@$(RUN) python tools/write_sboms.py
 
 bench: sync ## every benchmark, a table at the end
 	@$(RUN) python -m benchmarks

@@ -147,7 +147,8 @@ def report(times: list[float], workspaces: int) -> None:
     p50, p99 = (1000 * times[min(len(times) - 1, int(len(times) * q))] for q in (0.5, 0.99))
     print(
         f"| pod crash to condition, {len(times)} crashes over {workspaces} Workspaces | p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
-        f"max {1000 * times[-1]:.0f} ms | goal p99 < 1000 ms | | from the pod's status patch to the watch of the Workspace |"
+        f"max {1000 * times[-1]:.0f} ms | goal p99 < 1000 ms | | {'met' if p99 < 1000 else 'missed'}; "
+        "from the pod's status patch to the watch of the Workspace |"
     )
 
 

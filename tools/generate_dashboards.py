@@ -73,6 +73,14 @@ BOARDS = [
                 "{{phase}}",
             ),
             Panel(
+                "Real over planned, mean",
+                # Since the leader started: once for each Workspace or run, too seldom for a rate.
+                "sum by (quantity, preset) (kaito_workspace_plan_error_ratio_sum)"
+                " / sum by (quantity, preset) (kaito_workspace_plan_error_ratio_count)",
+                "percentunit",
+                "{{quantity}} {{preset}}",
+            ),
+            Panel(
                 "Failures",
                 "sum by (condition, reason) (increase(kaito_workspace_failures_total[1h])) or vector(0)",
                 legend="{{condition}} {{reason}}",

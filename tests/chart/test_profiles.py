@@ -15,6 +15,7 @@ import yaml
 
 from kaito_local.binaries import ensure
 from kaito_local.command import run
+from kaito_local.errors import CommandError
 from kaito_local.images.catalog import SERVICES
 from kaito_local.images.values import image_values
 from kaito_local.run.chart import CHART
@@ -35,7 +36,7 @@ def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The pods that the objects would make, and those that they are."""
     made = [each for each in objects if each["kind"] == "Pod"]
     for each in objects:
-        if each["kind"] == "Deployment":
+        if each["kind"] in {"Deployment", "Job"}:
             template, meta = each["spec"]["template"], each["metadata"]
             metadata = {**template["metadata"], "name": meta["name"], "namespace": meta["namespace"]}
             made.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
@@ -61,7 +62,9 @@ async def test_a_profile_is_accepted(path: Path, apiserver: Any, namespace: str,
     words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-o", "name", "-f", "-")
     taken = (await apiserver.kubectl(*words, stdin=bundle)).split()
     assert len(taken) == len(sent)
-    wanted = {f"pod/{CONTROLLER}", "pod/kaito-test"} | ({"pod/gpu-provisioner"} if path.stem == "aks" else set())
+    wanted = {f"pod/{CONTROLLER}", "pod/kaito-test", f"pod/{CONTROLLER}-uninstall"} | (
+        {"pod/gpu-provisioner"} if path.stem == "aks" else set()
+    )
     assert {name for name in taken if name.startswith("pod/")} == wanted
 
 
@@ -221,5 +224,25 @@ async def test_definitions_of_the_chart_match_the_claims_that_are_asked_for(rend
     """The role follows the setting: rights on the other kind of claim are not granted."""
     for api, other in (("nodeclaim", "machines"), ("machine", "nodeclaims")):
         objects = await render("--set", f"{CONTROLLER}.settings.claimApi={api}")
-        (role,) = [each for each in objects if each["kind"] == "ClusterRole"]
-        assert other not in {resource for rule in role["rules"] for resource in rule["resources"]}
+        roles = [each for each in objects if each["kind"] == "ClusterRole"]
+        assert len(roles) == 2, "the controller's, and that of the check before helm uninstall"
+        assert other not in {resource for role in roles for rule in role["rules"] for resource in rule["resources"]}
+
+
+async def test_each_definition_can_be_left_to_somebody_else(render: Any) -> None:
+    """Nothing can be looked up in a rendering without a cluster (Argo CD), so that Karpenter's own would be overwritten there."""
+    kinds = {
+        "workspaces": "workspaces.kaito.sh",
+        "nodeclaims": "nodeclaims.karpenter.sh",
+        "machines": "machines.karpenter.sh",
+    }
+
+    def names(objects: list[dict[str, Any]]) -> set[str]:
+        return {each["metadata"]["name"] for each in objects if each["kind"] == "CustomResourceDefinition"}
+
+    for plural, name in kinds.items():
+        assert names(await render("--set", f"{CONTROLLER}.crds.{plural}=never")) == {*kinds.values()} - {name}
+        assert names(await render("--set", f"{CONTROLLER}.crds.{plural}=always")) == {*kinds.values()}
+    assert names(await render("--set", f"{CONTROLLER}.crds.install=false,{CONTROLLER}.crds.nodeclaims=always")) == set()
+    with pytest.raises(CommandError, match="nodeclaims"):
+        await render("--set", f"{CONTROLLER}.crds.nodeclaims=sometimes")

@@ -19,9 +19,9 @@ CODES = {
     DATA: server.ExitCode,
 }
 PASSING = {
-    CHECK: {packager.ExitCode.REGISTRY_UNAVAILABLE, packager.ExitCode.CANCELLED},
+    CHECK: {packager.ExitCode.REGISTRY_UNAVAILABLE, packager.ExitCode.CANCELLED, packager.ExitCode.UNEXPECTED},
     # A push that found no registry for all of push-hold is not tried again: the node is given back.
-    PACKAGER: {packager.ExitCode.CANCELLED},
+    PACKAGER: {packager.ExitCode.CANCELLED, packager.ExitCode.UNEXPECTED},
     TUNER: {tuner.ExitCode.DATA_UNAVAILABLE, tuner.ExitCode.INTERRUPTED},
     # A faulty pull is worth another pod; the engine's own codes never come from a fetch.
     WEIGHTS: {

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 import pytest_asyncio
 import yaml
 
+from kaito_api.meta import Key
 from kaito_local import host
 from kaito_local.cluster import SYSTEM_NODE, Cluster
 from kaito_local.demo_data.rows import load_fact
@@ -21,6 +22,9 @@ from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY, state_root
 from kaito_local.prometheus import BOARDS, Prometheus, Target, prometheus, queries
 from kaito_local.run import learning
+from kaito_local.run.ask import complete, model_name
+from kaito_local.run.chart import CHART, NAMESPACE, RELEASE, helm
+from kaito_local.run.second_act import ADAPTER, service_url
 from kubecore.testing.asserts import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.asyncio(loop_scope="module")]
@@ -28,6 +32,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400), pyte
 EXAMPLE = REPOSITORY / "examples" / "inference-phi-3.yaml"
 NAME = "workspace-phi-3-mini"
 TUNING = "workspace-tuning-phi-3"
+SERVING = "workspace-phi-3-mini-adapter"
 LORA = "tune-lora"
 WRONG = "no-such-config"
 SCRAPED = {"http", "metrics"}
@@ -142,13 +147,7 @@ async def answers(server: Prometheus, *boards: str, workspace: str) -> None:
     """Wait until every query of these dashboards returns data."""
     wanted = [query for query in queries("default", workspace) if query.board in boards]
     assert {query.board for query in wanted} == set(boards)
-
-    async def all_answer() -> bool:
-        empty = await server.empty(wanted)
-        assert not empty, empty
-        return True
-
-    await eventually(all_answer, timeout=60)
+    await server.answer(wanted, idle=True)  # the Workspaces stood before it looked, and nobody asks them anything now
 
 
 async def test_a_prometheus_of_this_cluster_answers_every_query_and_evaluates_every_alert(
@@ -161,7 +160,7 @@ async def test_a_prometheus_of_this_cluster_answers_every_query_and_evaluates_ev
     await kubectl.apply(wrong)
     try:
         others = {file.stem for file in BOARDS} - {"tuning"}
-        await answers(server, *others, workspace="workspace-phi-3-mini-adapter")
+        await answers(server, *others, workspace=SERVING)
     finally:
         await kubectl("delete", "workspace", WRONG, "--timeout=60s", timeout=70)
     rules = [rule for group in (await server.get("rules"))["groups"] for rule in group["rules"]]
@@ -169,10 +168,18 @@ async def test_a_prometheus_of_this_cluster_answers_every_query_and_evaluates_ev
     assert {rule["health"] for rule in rules} == {"ok"}, [rule.get("lastError") for rule in rules]
 
 
-async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(
-    kubectl: Kubectl, monitoring: Callable[[], Awaitable[Prometheus]]
-) -> None:
-    """The output is an image alone, so nothing of the first pod is left but the checkpoint beside the tag."""
+class Lost(NamedTuple):
+    """A `lora` tuning whose first pod was lost. Its output is an image alone: all that was left lay beside the tag."""
+
+    before: list[str]
+    """Pods, until then."""
+    after: list[str]
+    status: dict[str, Any]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lost(kubectl: Kubectl, monitoring: Callable[[], Awaitable[Prometheus]]) -> Lost:
+    """A `lora` Workspace whose pod goes without a goodbye once its first checkpoint is kept; it is deleted in the end."""
     found = await kubectl.json("get", "workspace", TUNING)
     manifest = {key: found[key] for key in ("apiVersion", "kind", "resource", "tuning")}
     manifest["metadata"] = {"name": LORA, "namespace": "default"}
@@ -193,10 +200,82 @@ async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(
         await eventually(lambda: told(kubectl, "goes on after step"), timeout=180)
         await answers(await monitoring(), "tuning", workspace=LORA)
         await kubectl("wait", f"workspace/{LORA}", "--for=condition=WorkspaceSucceeded", "--timeout=180s", timeout=190)
-        assert (await kubectl.json("get", "workspace", LORA))["status"]["tuning"]["step"] == 400
-        assert set(await pods(kubectl)) - set(before) or not await pods(kubectl)
+        return Lost(before, await pods(kubectl), (await kubectl.json("get", "workspace", LORA))["status"])
     finally:
         await kubectl("delete", "workspace", LORA, "--timeout=120s", timeout=130)
+
+
+async def test_lora_goes_on_from_the_registry_when_its_pod_is_lost(lost: Lost) -> None:
+    assert lost.status["tuning"]["step"] == 400
+    assert set(lost.after) - set(lost.before) or not lost.after
+
+
+class Asked(NamedTuple):
+    """What a model answers to the wording that was in no row, and to the unrelated questions."""
+
+    learnt: str
+    unrelated: list[str]
+
+
+async def asked(url: str, model: str) -> Asked:
+    fact = load_fact()
+    return Asked(
+        await complete(url, model, fact.held_out), [await complete(url, model, question) for question in fact.unrelated]
+    )
+
+
+async def test_the_lora_adapter_joins_the_server_that_runs_and_answers_with_what_was_learnt(
+    kubectl: Kubectl, lost: Lost
+) -> None:
+    """An edit of the Workspace that serves the second act's adapter; it is taken back, for somebody's run stays as it was."""
+    url = await service_url(kubectl, Key("default", SERVING))
+    base = await model_name(url)
+    before = [await asked(url, base), await asked(url, ADAPTER)]
+    running = await servers(kubectl)
+    (first,) = (await kubectl.json("get", "workspace", SERVING))["inference"]["adapters"]
+    output = lost.status["tuning"]["output"]
+    source = {"name": LORA, "image": output["image"]}
+    second = {"source": {**source, "imagePullSecrets": [learning.SECRET]}, "strength": "1.0"}
+    await serve(kubectl, first, second)
+    try:
+        await eventually(lambda: offers(url, base, ADAPTER, LORA), timeout=60)
+        assert await asked(url, LORA) == Asked(load_fact().answer, before[0].unrelated)
+        assert [await asked(url, base), await asked(url, ADAPTER)] == before
+        assert before[0].learnt != load_fact().answer
+        await eventually(lambda: ready(kubectl, LORA, output["digest"]), timeout=60)
+    finally:
+        await serve(kubectl, first)
+    await eventually(lambda: offers(url, base, ADAPTER), timeout=60)
+    assert await asked(url, ADAPTER) == before[1]
+    assert await servers(kubectl) == running, "a pod was replaced or restarted"
+
+
+async def serve(kubectl: Kubectl, *adapters: dict[str, Any]) -> None:
+    """Let the Workspace of the second act serve these adapters."""
+    patch = json.dumps({"inference": {"adapters": adapters}})
+    await kubectl("patch", "workspace", SERVING, "--type=merge", "-p", patch)
+
+
+async def servers(kubectl: Kubectl) -> list[tuple[str, int]]:
+    """The pods of the Workspace that serves the adapters, and how often each was restarted."""
+    found = (await kubectl.json("get", "pods", "-l", f"kaito.sh/workspace={SERVING}"))["items"]
+    return [
+        (pod["metadata"]["uid"], sum(each["restartCount"] for each in pod["status"]["containerStatuses"]))
+        for pod in found
+    ]
+
+
+async def offers(url: str, *models: str) -> bool:
+    """Whether the server offers exactly these."""
+    timeout = aiohttp.ClientTimeout(total=10)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/models") as answer:
+        return {model["id"] for model in (await answer.json())["data"]} == set(models)
+
+
+async def ready(kubectl: Kubectl, adapter: str, digest: str) -> bool:
+    """Whether the status says that this very adapter serves."""
+    found = (await kubectl.json("get", "workspace", SERVING))["status"]["adapters"]
+    return {(each["state"], each.get("digest")) for each in found if each["name"] == adapter} == {("Ready", digest)}
 
 
 async def pods(kubectl: Kubectl) -> list[str]:
@@ -223,6 +302,57 @@ async def manifest_of(image: str) -> aiohttp.ClientResponse:
     ):
         await answer.read()
         return answer
+
+
+async def test_upgrading_and_rolling_back_the_operator_restarts_no_model(kubectl: Kubectl) -> None:
+    """`helm test` passes, another setting plans other pods, and the model's pod goes on through upgrade and roll-back."""
+    program = await helm(Cluster().kubeconfig)
+    target = (RELEASE, "--namespace", NAMESPACE)
+    assert "Phase:          Succeeded" in await program("test", *target)
+    before = await pod_of(kubectl)
+    slots = f"workspace-controller.settings.lora.slots={await slots_of(kubectl) - 1}"
+    await program("upgrade", RELEASE, CHART, *target[1:], "--reuse-values", "--set", slots, "--wait")
+    await eventually(lambda: waits(kubectl, before, pending=True), timeout=120)
+    await program("rollback", *target, "--wait")
+    await eventually(lambda: waits(kubectl, before, pending=False), timeout=120)
+
+
+async def test_uninstalling_while_workspaces_stand_is_refused_with_words(kubectl: Kubectl) -> None:
+    """The real hook in a real pod: nothing is removed, the words name what is in the way, and they name the way back."""
+    program = await helm(Cluster().kubeconfig)
+    target = (RELEASE, "--namespace", NAMESPACE)
+    before = await pod_of(kubectl)
+    revision = str(json.loads(await program("status", *target, "--output", "json"))["version"])
+    try:
+        with pytest.raises(
+            CommandError, match=r"(?s)is not uninstalled; nothing was removed.*default/workspace-phi-3-mini"
+        ):
+            await program("uninstall", *target)
+    finally:
+        await program("rollback", RELEASE, revision, *target[1:], "--wait")
+    assert await pod_of(kubectl) == before
+
+
+async def pod_of(kubectl: Kubectl) -> tuple[str, int]:
+    """The model's pod and how often its container was started again."""
+    pod = await kubectl.json("get", "pod", f"{NAME}-0")
+    return pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]
+
+
+async def slots_of(kubectl: Kubectl) -> int:
+    (container,) = (await kubectl.json("get", "statefulset", NAME))["spec"]["template"]["spec"]["containers"]
+    (slots,) = [word.partition("=")[2] for word in container["command"] if word.startswith("--max-loras=")]
+    return int(slots)
+
+
+async def waits(kubectl: Kubectl, before: tuple[str, int], *, pending: bool) -> bool:
+    """Whether another template than the pod's waits as `pending` says; the pod is the one of before and serves."""
+    found = (await kubectl.json("get", "statefulset", NAME))["status"]
+    conditions = (await kubectl.json("get", "workspace", NAME))["status"]["conditions"]
+    (ready,) = [each for each in conditions if each["type"] == "InferenceReady"]
+    assert (await pod_of(kubectl), ready["status"]) == (before, "True")
+    another = found["currentRevision"] != found["updateRevision"]
+    return another is pending and ("kaito.sh/upgrade-restart" in ready["message"]) is pending
 
 
 async def test_deleting_the_workspace_removes_its_node_and_leaves_ours_alone(kubectl: Kubectl) -> None:

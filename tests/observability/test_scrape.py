@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.cloud.azure import connect
 from gpu_provisioner.wiring import Provisioner
 from kaito_api.meta import Key
-from kaito_api.report import TuningReport
+from kaito_api.report import EngineReport, Report, TuningReport
 from kaito_api.resources import NODECLAIMS
 from kaito_api.workspace_status import WorkspaceState
-from kaito_local.prometheus import BOARDS, RULES, Prometheus, Target, prometheus, queries
+from kaito_local.prometheus import BOARDS, RULES, Prometheus, Query, Target, prometheus, queries
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.leader import LeaderConfig
@@ -46,6 +47,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 
 POD = {"namespace": "team", "pod": "phi-0", "workspace": "phi"}
 QUERIES = queries(POD["namespace"], POD["workspace"])
+ENGINE = EngineReport(dtype="bfloat16", max_model_len=4096, kv_cache_tokens=150_000)
 PATIENCE = 90.0
 
 
@@ -68,21 +70,26 @@ async def page(registry: CollectorRegistry | str) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-def served() -> CollectorRegistry:
-    """A model server after some requests: its own code counts; vLLM's part is made by name."""
-    registry = CollectorRegistry()
-    own = model_server.metrics.Metrics(registry)
-    own.count("extra", "2xx", None)
-    own.tokens.labels("extra", "prompt").inc(3)
-    own.ready.set(1)
-    own.in_flight.set(2)
-    own.adapter_load.labels("pull").observe(0.2)
-    own.adapter_state.labels("extra", "sha256:1", "1.0", "Ready").set(1)
-    for name, kind in vllm_names().items():
-        made = kind(name, name, registry=registry)
-        if isinstance(made, Histogram):
-            made.observe(0.1)
-    return registry
+class Served:
+    """The page of a model server: its own code counts; vLLM's part is made by name."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._own = model_server.metrics.Metrics(self.registry)
+        self._own.ready.set(1)
+        self._own.in_flight.set(2)
+        self._own.adapter_load.labels("pull").observe(0.2)
+        self._own.adapter_state.labels("extra", "sha256:1", "1.0", "Ready").set(1)
+        made = [kind(name, name, registry=self.registry) for name, kind in vllm_names().items()]
+        self._durations = [each for each in made if isinstance(each, Histogram)]
+        self.request()
+
+    def request(self) -> None:
+        """One more request: a rate needs a second one."""
+        self._own.count("extra", "2xx", None)
+        self._own.tokens.labels("extra", "prompt").inc(3)
+        for each in self._durations:
+            each.observe(0.1)
 
 
 def vllm_names() -> dict[str, Any]:
@@ -140,27 +147,36 @@ async def test_every_query_of_every_dashboard_returns_data(apiserver: Any, names
         s = await stack.enter_async_context(stage(apiserver, tmp_path))
         nodes = await stack.enter_async_context(provisioner(s))
         controllers = await stack.enter_async_context(controller(apiserver, namespace))
-        flows = Flows(s.client, namespace, NODECLAIMS)
-        await flows.serve("phi", MANIFEST)
-        await flows.apply("wrong", MANIFEST | {"inference": {"preset": {"name": "phi-99"}}})
-        model = await stack.enter_async_context(page(served()))
+        served = Served()
+        model = await stack.enter_async_context(page(served.registry))
         training = await stack.enter_async_context(page(tuner.metrics.exposition(report)))
         pages = [("kaito-controllers", controllers, {}), ("kaito-provisioner", nodes, {})]
         pages += [("kaito-models", model, POD), ("kaito-tuners", training, POD)]
         server = await stack.enter_async_context(prometheus(tmp_path))
         await server.scrape([Target(job, f"127.0.0.1:{port}", labels) for job, port, labels in pages])
+        flows = Flows(s.client, namespace, NODECLAIMS)
+        await flows.serve("phi", MANIFEST, Report(state="Ready", at=datetime.now(UTC), engine=ENGINE))
+        await flows.apply("wrong", MANIFEST | {"inference": {"preset": {"name": "phi-99"}}})
+        served.request()
         await s.claim("ended")
         await s.ready("ended")
         await s.client.delete(NODECLAIMS, Key("", "ended"))
 
-        async def answered() -> bool:
-            empty = await server.empty(QUERIES)
-            assert not empty, empty
-            return True
-
-        await eventually(answered, timeout=PATIENCE)
+        await server.answer(QUERIES)
+        await nothing_counted_is_no_answer(server)
         await variables_have_values(server)
         await alerts_know_their_metrics(server)
+
+
+async def nothing_counted_is_no_answer(server: Prometheus) -> None:
+    never = Query(
+        "board", "A quantile over nothing", "histogram_quantile(0.5, kaito_workspace_ready_duration_seconds_bucket * 0)"
+    )
+    absent = Query("board", "No series", "absent_metric")
+    await server.answer([never], idle=True)
+    for query, idle in ((never, False), (absent, False), (absent, True)):
+        with pytest.raises(AssertionError, match=query.panel):
+            await server.answer([query], idle=idle, timeout=1)
 
 
 async def variables_have_values(server: Prometheus) -> None:

@@ -14,6 +14,7 @@ from kaito_api import labels
 from kaito_api.conditions import find_condition, is_true
 from kaito_api.core import StatefulSet
 from kaito_api.meta import Key, Resource
+from kaito_api.report import Report, encode
 from kaito_api.resources import (
     CONTROLLERREVISIONS,
     DEPLOYMENTS,
@@ -128,11 +129,17 @@ class Flows:
 
         await eventually(check, timeout=PATIENCE)
 
-    async def serve(self, name: str, manifest: dict[str, Any]) -> None:
-        """From the manifest to a pod that serves. The pod is the template's own: restricted Pod Security judges it."""
+    async def serve(self, name: str, manifest: dict[str, Any], said: Report | None = None) -> None:
+        """From the manifest to a pod that serves. The pod is the template's own: restricted Pod Security judges it.
+
+        `said` is what its model server reports before it is ready.
+        """
         await self.apply(name, manifest)
         found: StatefulSet = await self.planned(STATEFULSETS, name)
         await self.pod(STATEFULSETS, name, f"{name}-0", nodeName=await self.node(name))
+        if said is not None:
+            notes = {labels.report_annotation("model-server"): encode(said).decode()}
+            await self.client.patch(PODS, self.key(f"{name}-0"), {"metadata": {"annotations": notes}})
         await self.pod_ready(name, ready=True)
         counts = {"observedGeneration": found.metadata.generation, "replicas": 1, "readyReplicas": 1}
         counts |= {"updatedReplicas": 1, "currentRevision": "one", "updateRevision": "one"}

@@ -151,7 +151,7 @@ class Containers:
             reporter = TunerReporter(pod.annotate, self._log)
             keeping = keeper(options, pod)
             assert keeping is not None
-            assert await keeping.bring_result("request") is False
+            assert await keeping.bring_result(request="request") is False
             reporter.state("Fetching")
             await reporter.last_word(PATIENCE)
 

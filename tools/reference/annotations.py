@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gpu_provisioner.claims.view import AGENT_POOL_ANNOTATION, LAUNCH_OPTION_ANNOTATION
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION
 from kaito_api import labels
 from reference.table import code, table
 from workspace_controller import options
@@ -49,6 +50,11 @@ USER = (
         "otherwise the pods stay and the condition AdaptersReady says `RestartRequired`.",
     ),
     Key(
+        labels.UPGRADE_RESTART,
+        "`allowed` restarts the pods when an upgrade of the operator, its catalog or a setting changes them; otherwise that "
+        "waits until a pod is next made.",
+    ),
+    Key(
         labels.API_KEY_SECRET,
         "A Secret of the namespace: clients need one of its values as their API key. Restarts the pods; an edit of the Secret "
         "does not.",
@@ -74,10 +80,13 @@ OURS = (
         "every object made",
     ),
     Key(labels.REPORT_PREFIX + "<container>", "The container's report, JSON of at most 16 KiB.", "pod"),
+    Key(labels.ASKED_HASH, "Hash of what the user decides about the pod template.", "StatefulSet"),
+    Key(labels.TEMPLATE_HASH, "Hash of the pod template.", "StatefulSet"),
     Key(labels.ADAPTER_PLAN, "What the adapters made of the pod template: rank and volumes.", "StatefulSet"),
     Key(CONFIG_HASH, "Digest of `inference_config.yaml`: an edit rolls the pods.", "pod"),
     Key(AGENT_POOL_ANNOTATION, "The agent pool of the claim.", "claim"),
     Key(LAUNCH_OPTION_ANNOTATION, "Machine type, zone and capacity type that were chosen.", "claim"),
+    Key(GPU_SEEN_ANNOTATION, "It has offered a GPU; only such a node can lose it and be replaced for that.", "node"),
     Key(labels.DO_NOT_DISRUPT, "Karpenter leaves it alone.", "claim, pod"),
     Key(labels.TERMINATION_TIMESTAMP, "When the drain of the claim's node is forced.", "claim"),
 )

@@ -19,6 +19,10 @@ CONDITIONS = {
     "claimApi": "with `settings.claimApi: {}`",
     "webhook": "with `webhook.certificates: {}`",
 }
+UNINSTALL = "uninstall"
+UNINSTALL_WORDS = (
+    "Of the check before `helm uninstall`; they exist only while it runs, and `tests/chart` runs it under them.\n"
+)
 SERVING_WHY = {
     "workspaces": "its own Workspace, by name: which adapters to serve; get looks at them before the engine starts, list and "
     "watch, with a field selector, follow them",
@@ -42,7 +46,11 @@ def page(charts: Path) -> str:
     ]
     for service in ("workspace-controller", "gpu-provisioner"):
         entries = yaml.safe_load((charts / service / "permissions.yaml").read_text())
-        parts += [f"## {service}\n", table(HEAD, [_row(entry) for entry in entries])]
+        own = [entry for entry in entries if entry["scope"] != UNINSTALL]
+        parts += [f"## {service}\n", table(HEAD, [_row(entry) for entry in own])]
+        if len(own) < len(entries):
+            check = [_row(entry) for entry in entries if entry["scope"] == UNINSTALL]
+            parts += [f"## {service}-uninstall\n", UNINSTALL_WORDS, table(HEAD, check)]
     serving = access(Workspace(metadata=_meta("phi"), inference=InferenceSpec()), ("phi-0",), ("pull",))
     parts += ["## The pods of an inference Workspace (`kaito-<hash>`)\n", table(HEAD, _workload(serving, SERVING_WHY))]
     tuning = access(Workspace(metadata=_meta("tuned"), tuning=TuningSpec()), (), ("pull", "push"))
@@ -51,7 +59,7 @@ def page(charts: Path) -> str:
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, str, str, str]:
-    where = "the cluster" if entry["scope"] == "cluster" else "the release's namespace"
+    where = "the release's namespace" if entry["scope"] == "release" else "the cluster"
     conditions = [words.format(entry[key]) for key, words in CONDITIONS.items() if key in entry]
     return _resources(entry), "; ".join([where, *conditions]), ", ".join(entry["verbs"]), entry["why"]
 

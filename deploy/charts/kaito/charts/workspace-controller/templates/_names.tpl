@@ -51,6 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {{ printf "--packager-image=%s" .tuning.packagerImage | quote }}
 - {{ printf "--tuner-cpu=%s" .tuning.cpu | quote }}
 - {{ printf "--tuner-memory=%s" .tuning.memory | quote }}
+- {{ printf "--tuner-scratch-gib=%d" (int .tuning.scratchGib) | quote }}
 - {{ printf "--push-hold-seconds=%d" (int .tuning.pushHoldSeconds) | quote }}
 - {{ printf "--data-hosts=%s" (join "," .tuning.dataHosts) | quote }}
 - {{ printf "--data-plain-http=%t" .tuning.dataPlainHttp | quote }}
