@@ -5,19 +5,19 @@ A real etcd, kube-apiserver and registry, and our server with vLLM on the CPU. M
   * an adapter added to the Workspace -> first 200 from it, with 100 MB and 10 MB, on an idle server and under 32 streams;
     each time the bytes come from the registry again
   * a changed strength -> first 200 after the pod said so
-  * the same load and the same first request in plain vLLM, with its files already in place: what no server can go below
+  * the same load and the same first request in plain vLLM, with its files already in place. No load can go below it;
+    the first token can: on a CPU plain vLLM copies an adapter for every token that uses it, our worker for it does not
   * the same change KAITO's way: the pod's process is ended, the adapter pulled to a folder, the server started with it
   * the longest pause between two tokens of the 32 streams while an adapter loads, beside the longest without; failed requests
   * tokens/s of 8 streams on the base, on one adapter, and on eight
 
-    python benchmarks/adapters.py [--rounds 20] [--restarts 2] [--idle-only]
+    python benchmarks/adapters.py [--rounds 20] [--restarts 2] [--idle-only | --strength-only]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import re
@@ -27,8 +27,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._adapter_files import make_adapter, make_model, push
+from benchmarks._adapter_streams import PROMPT, rate, under_load
 from benchmarks._control_plane import own_control_plane
 from benchmarks._pod_reports import PodReports
 
@@ -53,6 +54,8 @@ RANKS = {"100 MB": 512, "10 MB": 64}
 GOALS = {"100 MB": 1.5, "10 MB": 0.8}
 STRENGTH_GOAL = 0.3
 PHASES = ("resolve", "peek", "pull", "preflight", "stage", "engine")
+RESTRENGTHENED = ("resolve", "preflight", "stage", "engine")
+"""What of it another strength of a loaded adapter goes through."""
 STREAMS = 32
 NAME, SPACE, POD = "bench", "default", "bench-0"
 ENGINE = ("--enable-lora", "--max-cpu-loras=20", "--max-model-len=1024", "--max-num-seqs=64", "--dtype=bfloat16")
@@ -63,8 +66,6 @@ SERVED_SECONDS = 120.0
 THREADS = max(1, (os.cpu_count() or 2) - 1)
 """vLLM's own default on a CPU: one core is left to the server. Not bound to certain cores, which others here use as well.
 With a thread for every core each of vLLM's barriers waits for whatever else runs: a load of 20 ms then takes 500."""
-PROMPT = "w2"
-"""One token: on the CPU vLLM copies an adapter for each token that uses it, which is the engine's time and not ours."""
 
 
 @dataclass
@@ -204,20 +205,24 @@ async def added(bench: Bench, image: str, number: int) -> Edit:
     return edit
 
 
-async def restrengthened(bench: Bench, image: str, rounds: int) -> list[float]:
-    """Seconds from the edit of a strength to an answer after the pod reported it."""
+async def restrengthened(bench: Bench, image: str, rounds: int) -> tuple[list[Edit], dict[str, float]]:
+    """Edits of a strength, and the mean milliseconds that the server spent in each phase of them."""
     await bench.want(adapter("loud", image))
     await bench.ready("loud")
+    before = await bench.seconds_in()
     taken = []
     for number in range(rounds):
         strength = f"{(number + 10) / 1000:g}"
         begun = time.perf_counter()
         await bench.want(adapter("loud", image, strength))
         await bench.ready("loud", strength)
-        await bench.serves("loud")
-        taken.append(time.perf_counter() - begun)
+        ready = time.perf_counter()
+        if not await bench.serves("loud"):
+            raise RuntimeError(f"loud is Ready at {strength} and does not answer")
+        taken.append(Edit(begun, ready, time.perf_counter()))
+    spent = spent_in(before, await bench.seconds_in(), rounds)
     await bench.want()
-    return taken
+    return taken, spent
 
 
 async def restarted(bench: Bench, image: str, number: int) -> float:
@@ -232,63 +237,6 @@ async def restarted(bench: Bench, image: str, number: int) -> float:
     return time.perf_counter() - begun
 
 
-@dataclass
-class Load:
-    """Streams that go on for ever, and the times of their pieces."""
-
-    bench: Bench
-    pieces: list[list[float]] = field(default_factory=list)
-    tokens: int = 0
-
-    async def stream(self, model: str) -> None:
-        """Ask again and again."""
-        body = {"model": model, "prompt": PROMPT, "max_tokens": 200, "min_tokens": 200, "stream": True}
-        while True:
-            times: list[float] = []
-            self.pieces.append(times)
-            async with self.bench.http.post(f"{self.bench.url}/v1/completions", json=body) as answer:
-                if answer.status != 200:
-                    self.bench.failures.append(await answer.text())
-                    return
-                async for line in answer.content:
-                    if line.startswith(b"data: {"):
-                        if b'"error"' in line:
-                            self.bench.failures.append(line.decode())
-                            return
-                        times.append(time.perf_counter())
-                        self.tokens += 1
-
-    def longest(self, begun: float, ended: float) -> float:
-        """The longest pause of any stream in that time; of a pause that reaches out of it, the part inside."""
-        gaps = (
-            min(later, ended) - max(earlier, begun)
-            for times in self.pieces
-            for earlier, later in itertools.pairwise(times)
-            if later >= begun and earlier <= ended
-        )
-        return max(gaps, default=0.0)
-
-
-@asynccontextmanager
-async def under_load(bench: Bench, models: list[str]) -> AsyncIterator[Load]:
-    """Run one stream for each of `models` while the context lasts."""
-    load = Load(bench)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(load.stream(model)) for model in models]
-        yield load
-        for task in tasks:
-            task.cancel()
-
-
-async def rate(bench: Bench, models: list[str], seconds: float) -> float:
-    """Tokens/s of one stream on each of `models`."""
-    async with under_load(bench, models) as load:
-        await asyncio.sleep(min(5.0, seconds / 2))  # all of them run
-        begun, before = time.perf_counter(), load.tokens
-        await asyncio.sleep(seconds)
-        return (load.tokens - before) / (time.perf_counter() - begun)
-
-
 def p95(values: list[float]) -> float:
     """The 95th percentile, the highest of few."""
     return sorted(values)[max(0, -(-len(values) * 95 // 100) - 1)]
@@ -298,12 +246,13 @@ def row(what: str, measured: str, anchor: str, ratio: float, note: str) -> None:
     print(f"| adapters: {what} | {measured} | {anchor} | {ratio:.2f} | {note} |", flush=True)
 
 
-async def measure_idle(bench: Bench, images: dict[str, str], rounds: int) -> None:
+async def measure_idle(bench: Bench, images: dict[str, str], rounds: int, strength_only: bool) -> None:
     """Only what the goals are about, in some minutes."""
     for size, image in images.items():
         plain = await plain_engine(bench, size, rounds)
         await bench.start(RANKS[size])
-        await edits(bench, size, image, plain, rounds)
+        if not strength_only:
+            await edits(bench, size, image, plain, rounds)
         await strength(bench, size, image, plain, rounds)
         await bench.stop()
 
@@ -362,15 +311,21 @@ async def edits(bench: Bench, size: str, image: str, plain: dict[str, float], ro
     calm, goal = statistics.median(taken), GOALS[size]
     note = f"p95 of {rounds}; median {calm:.2f} s; server idle"
     row(f"edit to first 200, {size}", f"{p95(taken):.2f} s", f"goal {goal} s", p95(taken) / goal, note)
-    spent = {phase: 1000 * (seconds - before.get(phase, 0)) / rounds for phase, seconds in after.items()}
+    spent = spent_in(before, after, rounds)
     mean = ", ".join(f"{phase} {spent[phase]:.0f}" for phase in PHASES)
     beside_plain(f"edit to first 200, {size}", calm, plain, "whole", f"; ours by phase, mean ms: {mean}")
     return calm
 
 
+def spent_in(before: dict[str, float], after: dict[str, float], rounds: int) -> dict[str, float]:
+    """Mean milliseconds of a round in each phase."""
+    return {phase: 1000 * (seconds - before.get(phase, 0)) / rounds for phase, seconds in after.items()}
+
+
 async def strength(bench: Bench, size: str, image: str, plain: dict[str, float], rounds: int) -> None:
     """Another strength of an adapter that serves."""
-    taken = await restrengthened(bench, image, rounds)
+    edits, spent = await restrengthened(bench, image, rounds)
+    taken = [edit.seconds for edit in edits]
     calm = statistics.median(taken)
     note = f"p95 of {rounds}; median {calm:.2f} s; seen through the pod's report"
     row(
@@ -380,7 +335,10 @@ async def strength(bench: Bench, size: str, image: str, plain: dict[str, float],
         p95(taken) / STRENGTH_GOAL,
         note,
     )
-    beside_plain(f"strength only, {size}", calm, plain, "scaled", "")
+    first = 1000 * statistics.median(edit.answered - edit.ready for edit in edits)
+    mean = ", ".join(f"{phase} {spent[phase]:.0f}" for phase in (*RESTRENGTHENED, "total"))
+    more = f"; ours: first answer {first:.0f} ms after the pod's report; by phase, mean ms: {mean}"
+    beside_plain(f"strength only, {size}", calm, plain, "scaled", more)
 
 
 def beside_plain(what: str, calm: float, plain: dict[str, float], kind: str, more: str) -> None:
@@ -421,11 +379,8 @@ async def felt(bench: Bench, size: str, image: str, calm: float, rounds: int) ->
     note = f"median of {rounds}, {STREAMS} streams"
     row(f"edit to first 200 under load, {size}", f"{busy:.2f} s", f"idle {calm:.2f} s", busy / calm, note)
     alone = f"{1000 * quiet:.0f} ms without a load"
-    for when, worst, more in (
-        ("while it loads", loading, ""),
-        ("at its first request", asking, "; vLLM on a CPU copies the adapter for every token of such a batch"),
-    ):
-        extra = f"{1000 * (worst - quiet):.0f} ms more, {STREAMS} streams, {rounds} loads{more}"
+    for when, worst in (("while it loads", loading), ("at its first request", asking)):
+        extra = f"{1000 * (worst - quiet):.0f} ms more, {STREAMS} streams, {rounds} loads"
         row(f"longest pause of the others {when}, {size}", f"{1000 * worst:.0f} ms", alone, worst / quiet, extra)
 
 
@@ -436,7 +391,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def parent(rounds: int, restarts: int, idle_only: bool) -> None:
+async def parent(rounds: int, restarts: int, idle_only: bool, strength_only: bool) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kaito-bench-")))
         kubeconfig = await own_control_plane(stack, folder / "plane")
@@ -465,7 +420,7 @@ async def parent(rounds: int, restarts: int, idle_only: bool) -> None:
         bench = Bench(folder, model, kubeconfig, registry.host, client, http, reports)
         stack.push_async_callback(bench.stop)
         if idle_only:
-            await measure_idle(bench, images, rounds)
+            await measure_idle(bench, images, rounds, strength_only)
         else:
             await measure(bench, images, eight, rounds, restarts)
 
@@ -488,8 +443,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="edits of each kind on the idle server")
     parser.add_argument("--restarts", type=int, default=2, help="pod restarts to compare with")
     parser.add_argument("--idle-only", action="store_true", help="only edits on an idle server: some minutes")
+    parser.add_argument("--strength-only", action="store_true", help="only changed strengths on an idle server")
     options = parser.parse_args()
-    asyncio.run(parent(options.rounds, options.restarts, options.idle_only))
+    idle_only = options.idle_only or options.strength_only
+    asyncio.run(parent(options.rounds, options.restarts, idle_only, options.strength_only))
 
 
 if __name__ == "__main__":

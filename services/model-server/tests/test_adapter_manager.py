@@ -47,7 +47,7 @@ class ModelEngine:
         self.refuse = 0.0
         self._chance = chance
         self._lifecycle = lifecycle
-        self.output_processor = SimpleNamespace(request_states={})
+        self.output_processor = SimpleNamespace(request_states={}, add_request=None)  # no sequences here
 
     async def add_lora(self, request: Any) -> bool:
         await asyncio.sleep(self._chance.random() / 500)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.adapters.store import AdapterStore, content_digest, scaled
+from model_server.adapters.store import AdapterStore, content_digest, file_states, scaled
 from model_server.adapters.version import Version
 
 V = Version("a", "sha256:abc", "0.5")
@@ -109,3 +109,21 @@ def test_content_digest_sees_config_and_weights(source: Path) -> None:
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0), (0.25, 4), (1.0, 16)])
 def test_scaled(strength: float, expected: float) -> None:
     assert scaled({"lora_alpha": 16}, strength) == {"lora_alpha": expected}
+
+
+def test_a_second_strength_shares_the_weights_of_the_first(store: AdapterStore, source: Path) -> None:
+    assert store.staged(V.digest) == []
+    first = store.stage(source, V)
+    assert store.staged(V.digest) == [first]
+    (source / "adapter_model.safetensors").unlink()
+    second = store.stage(source, Version("b", V.digest, "1"))
+    assert (second / "adapter_model.safetensors").samefile(first / "adapter_model.safetensors")
+    assert store.staged("sha256:ab") == []
+
+
+def test_file_states_change_with_the_files(source: Path) -> None:
+    before = file_states(source)
+    assert file_states(source) == before
+    weights = source / "adapter_model.safetensors"
+    weights.write_bytes(b"WEIGHTS")
+    assert file_states(source) != before

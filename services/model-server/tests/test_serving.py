@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -223,6 +224,7 @@ def test_keys_then_sigterm_lets_a_stream_finish_and_refuses_what_is_new(
     flags = ("--init", "always", "--api-keys-dir", str(keys))
     server = servers.start(tiny_model, *flags, engine=("--max-model-len=1024", "--max-num-seqs=8"))
     keys_come_and_go(server, keys)
+    room = re.search(r'kv_cache_size_tokens="(\d+)"', server.get("/metrics")[1])
     first_piece, result = threading.Event(), []
 
     def stream() -> None:
@@ -253,7 +255,11 @@ def test_keys_then_sigterm_lets_a_stream_finish_and_refuses_what_is_new(
     thread.join(60)
     assert events(result[0])[-1]["usage"]["completion_tokens"] == 500
     assert server.process.wait(120) == 0
-    assert server.report()["state"] == "Draining"
+    report = server.report()
+    assert report["state"] == "Draining"
+    assert room is not None
+    engine: Any = report["engine"]
+    assert (engine["maxModelLen"], engine["kvCacheTokens"]) == (1024, int(room[1])), "as vLLM itself says"
     assert "Traceback" not in server.log.read_text()
     assert server.litter() == []
 

@@ -6,7 +6,9 @@ import http.client
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +82,28 @@ def served_logprobs(server: ServerProcess, model: str) -> list[dict[int, float]]
     return [{int(token): entry["logprob"] for token, entry in place.items()} for place in positions[1:]]
 
 
+@contextmanager
+def generating(server: ServerProcess, model: str) -> Iterator[threading.Event]:
+    """Let a request on `model` run, from its first token on. The event is set when it ends."""
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    answer.readline()
+    done = threading.Event()
+
+    def read() -> None:
+        answer.read()
+        done.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    yield done
+    reader.join(60)
+    connection.close()
+
+
 def peft_logprobs(base: Path, adapter: Path, strength: float) -> Any:
     """The same from PEFT, its scaling multiplied by the strength."""
     import torch
@@ -116,3 +140,21 @@ def test_zero_is_the_base_and_the_others_are_not(float32_server: ServerProcess) 
     plain = served_logprobs(float32_server, "phi-tiny")
     assert served_logprobs(float32_server, "s0") == plain
     assert served_logprobs(float32_server, "s0.25") != plain
+
+
+def test_the_base_stays_itself_beside_adapters_that_fill_every_slot(float32_server: ServerProcess) -> None:
+    """vLLM's own products for a CPU give such a request the adapter of the last slot, and end at its prompt logprobs."""
+    plain = served_logprobs(float32_server, "phi-tiny")
+    beside = 0
+    for name in (f"s{strength}" for strength in STRENGTHS[1:]):
+        with generating(float32_server, name) as done:
+            places = served_logprobs(float32_server, "phi-tiny")
+            beside += not done.is_set()
+        worst = max(
+            abs(value - place[token])
+            for place, found in zip(plain, places, strict=True)
+            for token, value in found.items()
+            if token in place and math.isfinite(value)
+        )
+        assert worst < 1e-4
+    assert beside

@@ -77,7 +77,14 @@ class AdmissionMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+                if flight.retry_after:
+                    headers = [*message.get("headers", ()), (b"retry-after", str(flight.retry_after).encode())]
+                    message = {**message, "headers": headers}
+            flight.unsent = message
+            try:
+                await send(message)
+            finally:
+                flight.unsent = None
 
         outcome = "aborted"
         self._metrics.in_flight.inc()

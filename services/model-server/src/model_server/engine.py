@@ -161,6 +161,7 @@ def describe(engine: EngineClient, found: str) -> EngineReport:
         max_loras=int(lora.max_loras) if lora else 0,
         max_lora_rank=int(lora.max_lora_rank) if lora else 0,
         device=found,
+        kv_cache_tokens=vllm_compat.kv_cache_tokens(engine),
     )
 
 

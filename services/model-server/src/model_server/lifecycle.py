@@ -21,13 +21,17 @@ class Phase(StrEnum):
 class Flight:
     """One HTTP request from its first to its last byte."""
 
-    __slots__ = ("adapter", "engine_name")
+    __slots__ = ("adapter", "engine_name", "retry_after", "unsent")
 
     def __init__(self) -> None:
         self.adapter = ""
-        """Public name of the adapter that it uses; "" for the base model."""
+        """Public name of the adapter that it uses, or asks for while it is not served; "" for the base model."""
         self.engine_name = ""
         """The engine's name of that adapter's version."""
+        self.retry_after = 0
+        """Seconds after which the client should ask again, for the answer's header; 0: none."""
+        self.unsent: object | None = None
+        """The piece of the answer that waits until the client has read earlier ones; None: none waits."""
 
 
 CURRENT: Final[ContextVar[Flight | None]] = ContextVar("model_server_flight", default=None)
@@ -76,6 +80,11 @@ class Lifecycle:
     def using(self, engine_name: str) -> int:
         """Number of requests in flight that looked up the adapter version of that engine name."""
         return sum(1 for flight in self._flights if flight.engine_name == engine_name)
+
+    def waiting_for_client(self, engine_name: str) -> dict[Flight, object]:
+        """Requests on that adapter version whose client does not read at present, each with the piece that waits for it."""
+        flights = (flight for flight in self._flights if flight.engine_name == engine_name)
+        return {flight: flight.unsent for flight in flights if flight.unsent is not None}
 
     def serve(self) -> None:
         """The engine answers."""

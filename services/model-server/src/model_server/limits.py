@@ -8,6 +8,8 @@ from typing import Final
 RETRY_AFTER_BUSY_SECONDS: Final = 2
 RETRY_AFTER_DRAINING_SECONDS: Final = 1
 """Another pod, or this one's successor, may answer at once."""
+RETRY_AFTER_ADAPTER_SECONDS: Final = 3
+"""OpenAI's clients ask twice more: together that is longer than the load of an adapter of 100 MB."""
 
 
 class Verdict(StrEnum):

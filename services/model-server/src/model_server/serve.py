@@ -136,6 +136,7 @@ class Server:
         vllm_compat.prepare_process()
         metrics = Metrics(vllm_compat.metrics_registry())
         metrics.ready.set_function(lambda: float(self._lifecycle.ready))
+        states = AdapterStates(metrics, self._reporter.adapters)
         app, guarded = await application.build(
             engine,
             namespace,
@@ -144,9 +145,10 @@ class Server:
             models_class=models_class(),
             rate_limit=self._options.rate_limit,
             keys=self._keys(),
+            unserved=states.unserved,
         )
         http = server.build(app, guarded, namespace)
-        adapters = self._adapters(engine, app.state.openai_serving_models, metrics)
+        adapters = self._adapters(engine, app.state.openai_serving_models, metrics, states)
         self._reporter.engine(describe(engine, launcher.device_name))
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.serve(sockets=[bound]))
@@ -172,7 +174,7 @@ class Server:
         if not stop.is_set():
             raise FatalError(ExitCode.ENGINE_FAILED, "the engine stopped answering while it served; its log says why")
 
-    def _adapters(self, engine: EngineClient, models: Any, metrics: Metrics) -> AdapterManager:
+    def _adapters(self, engine: EngineClient, models: Any, metrics: Metrics, states: AdapterStates) -> AdapterManager:
         options, clock = self._options, SystemClock()
         client = self._connection.client if self._connection else None
         lora = engine.vllm_config.lora_config
@@ -193,7 +195,7 @@ class Server:
                 metrics=metrics,
             ),
             engine=EngineAdapters(engine, models, self._lifecycle, clock),
-            states=AdapterStates(metrics, self._reporter.adapters),
+            states=states,
             metrics=metrics,
             capacity=int(lora.max_cpu_loras) if lora else 0,
         )

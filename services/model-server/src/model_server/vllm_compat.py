@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import importlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from model_server.arguments import Option, OptionKind, OptionTable
@@ -29,6 +31,8 @@ _PROTOCOL: Final = ("vllm.entrypoints.serve.engine.protocol", "vllm.entrypoints.
 _API_UTILS: Final = ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils")
 _CONSTANTS: Final = ("vllm.entrypoints.launchers.utils.constants", "vllm.entrypoints.constants")
 """Where each thing lives: in 0.32 first, then elsewhere. Old places that only warn come last."""
+CPU_WORKER: Final = "model_server.cpu_worker.Worker"
+"""In place of vLLM's own where adapters are served on a CPU: there 0.32 lets them act on other requests of a batch."""
 
 
 class EngineClient(Protocol):
@@ -53,6 +57,10 @@ class EngineClient(Protocol):
 
 class ArgumentsRefusedError(Exception):
     """vLLM's own parser refused the arguments; the message is its own."""
+
+
+class AdapterLeftError(Exception):
+    """A request comes back to the engine with an adapter version that left it meanwhile."""
 
 
 def version() -> str:
@@ -99,6 +107,8 @@ def architecture_supported(architecture: str) -> bool:
 
 def engine_config(namespace: argparse.Namespace) -> Any:
     """Return vLLM's whole configuration for parsed arguments. Raises ValueError (pydantic's included) with its words."""
+    if namespace.enable_lora and namespace.worker_cls == "auto" and current_platform().is_cpu():
+        namespace.worker_cls = CPU_WORKER
     arguments = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs.from_cli_args(namespace)
     return arguments.create_engine_config(usage_context=_usage_context())
 
@@ -139,6 +149,24 @@ async def build_app(engine: EngineClient, namespace: argparse.Namespace, models_
     return app
 
 
+def answer_unknown_models(app: FastAPI, answer: Callable[[str], Any]) -> None:
+    """Let `answer` (name to ErrorResponse) speak for a model that is not served, on every route of vLLM's.
+
+    vLLM's own answer names the base model alone, and there is no parameter for another. It stays where `answer` returns None.
+    """
+    for serving in app.state._state.values():  # starlette has no public list of what a state holds
+        check = getattr(serving, "_check_model", None)
+        if check is not None:
+            serving._check_model = partial(_checked, check, answer)
+
+
+async def _checked(check: Callable[[Any], Awaitable[Any]], answer: Callable[[str], Any], request: Any) -> Any:
+    refused = await check(request)
+    if refused is None or refused.error.code != HTTPStatus.NOT_FOUND:
+        return refused
+    return answer(request.model) or refused
+
+
 def serving_models_class() -> type[Any]:
     """Return vLLM's OpenAIServingModels."""
     cls: type[Any] = importlib.import_module("vllm.entrypoints.openai.models.serving").OpenAIServingModels
@@ -167,6 +195,12 @@ def completion_request(fields: dict[str, Any]) -> Any:
     """Return a validated CompletionRequest; raises pydantic.ValidationError."""
     protocol = importlib.import_module("vllm.entrypoints.openai.completion.protocol")
     return protocol.CompletionRequest(**fields)
+
+
+def error_response(message: str, kind: str, status: int) -> Any:
+    """Return an ErrorResponse about the request's `model`."""
+    protocol = _first(_PROTOCOL)
+    return protocol.ErrorResponse(error=protocol.ErrorInfo(message=message, type=kind, param="model", code=status))
 
 
 def is_error(answer: Any) -> bool:
@@ -231,6 +265,23 @@ def unfinished_by_adapter(engine: EngineClient, engine_name: str) -> int:
     return sum(1 for state in states.values() if state.lora_name == engine_name)
 
 
+def guard_sequences(engine: EngineClient, admitted: Set[int]) -> None:
+    """Let no sequence into the engine whose adapter's id is not `admitted` at that time: it gets AdapterLeftError.
+
+    The place is the one where vLLM notes a sequence before it awaits anything, so that none passes between a look at
+    `unfinished_by_adapter` and what follows from it.
+    """
+    add = engine.output_processor.add_request
+
+    def guarded(request: Any, *args: Any, **kwargs: Any) -> None:
+        adapter = request.lora_request
+        if adapter is not None and adapter.lora_int_id not in admitted:
+            raise AdapterLeftError(f"adapter {adapter.lora_name} left while the client did not read")
+        add(request, *args, **kwargs)
+
+    engine.output_processor.add_request = guarded
+
+
 async def shutdown(engine: EngineClient, seconds: float) -> None:
     """End the engine's processes within `seconds`."""
     reader = getattr(engine, "output_handler", None)
@@ -248,6 +299,14 @@ def max_batch(engine: EngineClient) -> int:
     """Return how many sequences the engine runs at once, over all its data-parallel ranks."""
     config = engine.vllm_config
     return int(config.scheduler_config.max_num_seqs) * int(config.parallel_config.data_parallel_size)
+
+
+def kv_cache_tokens(engine: EngineClient) -> int:
+    """Return how many tokens the KV cache of each data-parallel copy holds; 0 where vLLM does not say.
+
+    Not blocks times block size: with layers of different kinds a token takes blocks in several groups.
+    """
+    return int(getattr(engine.vllm_config.cache_config, "kv_cache_size_tokens", None) or 0)
 
 
 def has_chat_template(app: FastAPI) -> bool:

@@ -89,12 +89,14 @@ class Acquirer:
         self._metrics = metrics
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By digest: two adapters may have the same bytes, and the store may be about to drop them."""
+        self._mounted: dict[Path, tuple[store.FileStates, str]] = {}
+        """Digests of mounted adapters, and the files that they were read from: gigabytes are not read for a strength."""
 
     async def resolve(self, item: Wanted) -> Resolved:
         """Return which version is meant now. Raises AcquireError."""
         if item.folder:
             try:
-                digest = await asyncio.to_thread(store.content_digest, Path(item.folder))
+                digest = await asyncio.to_thread(self._mounted_digest, Path(item.folder))
             except OSError as error:
                 message = f"{item.folder} holds no readable adapter: {error}"
                 raise AcquireError("AdapterFileMissing", message, retryable=True) from error
@@ -149,10 +151,25 @@ class Acquirer:
         with self._timed("preflight"):
             await asyncio.to_thread(preflight.inspect, source, self._base, self._max_rank)
         with self._timed("stage"):
-            folder = await asyncio.to_thread(self._store.stage, source, version)
-            await asyncio.to_thread(self._store.warm, folder)
+            folder = await asyncio.to_thread(self._stage, source, version)
         if item.image:
             await asyncio.to_thread(self._store.remember, item.image, version.digest)
+        return folder
+
+    def _mounted_digest(self, folder: Path) -> str:
+        """Return the digest of a mounted adapter as it is now. Blocks. Raises OSError."""
+        states = store.file_states(folder)
+        known = self._mounted.get(folder)
+        if known is None or known[0] != states:
+            known = self._mounted[folder] = (states, store.content_digest(folder))
+        return known[1]
+
+    def _stage(self, source: Path, version: Version) -> Path:
+        """Stage, and warm what the engine has not read yet. Blocks."""
+        known = bool(self._store.staged(version.digest))
+        folder = self._store.stage(source, version)
+        if not known:
+            self._store.warm(folder)
         return folder
 
     async def _fetch(self, item: Wanted, version: Version, target: Path) -> None:

@@ -160,6 +160,7 @@ class AdapterManager:
     def want(self, workspace: Workspace | None, *, everything: bool) -> None:
         """Take a new desired state and queue what it changes; with `everything`, also what looks unchanged."""
         before, self._wanted = self._wanted, wanted(workspace, self._mounted, str(self._mount), self._base_name)
+        self._states.expect(self._wanted)
         loaded = {version.name for version in self._actual.loaded}
         for name in sorted({*before, *self._wanted, *loaded}):
             if everything or before.get(name) != self._wanted.get(name):

@@ -27,17 +27,24 @@ class Retirements:
         self._left = left
         self._tasks: dict[Version, asyncio.Task[None]] = {}
         self._removing: set[Version] = set()
+        self._kept: set[Version] = set()
+        """Versions that are to stay if the attempt to remove them that is under way fails."""
 
     def start(self, version: Version, group: asyncio.TaskGroup) -> None:
         """Let a version go as soon as nothing uses it."""
         self._tasks[version] = group.create_task(self._run(version))
 
     async def stop(self, version: Version) -> None:
-        """Keep a version after all, if it is not too late: whoever asks looks at what the engine holds afterwards."""
+        """Keep a version after all, if it is not too late: whoever asks looks at what the engine holds afterwards.
+
+        Takes as long as one attempt to remove it at most, which has a deadline.
+        """
         task = self._tasks.get(version)
         if task is None:
             return
-        if version not in self._removing:
+        if version in self._removing:
+            self._kept.add(version)
+        else:
             task.cancel()
         await asyncio.wait((task,))
 
@@ -51,8 +58,11 @@ class Retirements:
         pause = Backoff(AGAIN)
         try:
             while not await self._remove(version):
+                if version in self._kept:
+                    return
                 await self._clock.sleep(pause.next())
         finally:
+            self._kept.discard(version)
             self._tasks.pop(version, None)
         _logger.info("adapter removed", extra={"adapter": version.engine_name})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -19,6 +19,22 @@ class AdapterStates:
         self._metrics = metrics
         self._changed = changed
         self._reports: dict[str, AdapterReport] = {}
+        self._wanted: frozenset[str] = frozenset()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Take note of the names that are wanted now."""
+        self._wanted = frozenset(names)
+
+    def unserved(self, name: str) -> AdapterReport | None:
+        """Return how an adapter that is not served fares; None where none of that name is wanted, or on its way out."""
+        report = self._reports.get(name)
+        if name not in self._wanted:
+            # Any other report is of work that was begun while it was wanted.
+            return report if report is not None and report.state == AdapterState.DRAINING else None
+        if report is None or report.state in {AdapterState.READY, AdapterState.DRAINING}:
+            # Nothing was done for it yet, since it is wanted or wanted again.
+            return AdapterReport(name=name, state=str(AdapterState.PENDING))
+        return report
 
     def get(self, name: str) -> AdapterReport | None:
         """Return the report of one adapter."""

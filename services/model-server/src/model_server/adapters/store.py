@@ -14,12 +14,14 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from kaito_api.adapter import CONFIG_FILE, WEIGHTS_FILE
 from model_server.adapters.version import Version
 
+FileStates: TypeAlias = tuple[tuple[int, int, int, int, int], ...]
 _CHUNK: Final = 1 << 20
 
 
@@ -47,6 +49,12 @@ class AdapterStore:
         (self._root / "versions").mkdir()
         self._known = self._read_known()
 
+    def staged(self, digest: str) -> list[Path]:
+        """Return the folders of versions with that content: the engine has read their weights, which lie in memory."""
+        part = f"@{digest.replace(':', '-')}-s"
+        folders = (self._root / "versions").iterdir()
+        return sorted(folder for folder in folders if part in folder.name and not folder.name.startswith("."))
+
     def stage(self, source: Path, version: Version) -> Path:
         """Make the folder of `version` from the files in `source`; return its absolute path."""
         target = self._version(version)
@@ -57,7 +65,7 @@ class AdapterStore:
         building.mkdir(parents=True)
         config = json.loads((source / CONFIG_FILE).read_bytes())
         (building / CONFIG_FILE).write_text(json.dumps(scaled(config, float(version.strength)), sort_keys=True))
-        _link(source / WEIGHTS_FILE, building / WEIGHTS_FILE)
+        _link((*self.staged(version.digest), source), building)
         os.replace(building, target)
         return target
 
@@ -112,6 +120,12 @@ class AdapterStore:
         return self._root / "versions" / f"{version.name}@{digest}-s{version.strength}"
 
 
+def file_states(folder: Path) -> FileStates:
+    """Return what changes when a file of an adapter in a mounted folder does. Raises OSError."""
+    found = [(folder / name).stat() for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    return tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found)
+
+
 def content_digest(folder: Path) -> str:
     """Return a digest of an adapter in a mounted folder: its config and its weights."""
     digest = hashlib.sha256()
@@ -132,9 +146,12 @@ def scaled(config: dict[str, Any], strength: float) -> dict[str, Any]:
     return result
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard link, or copy where the source is another file system (a mounted volume)."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _link(folders: Sequence[Path], target: Path) -> None:
+    """Hard link the weights from the first folder that lets it, or copy them from the last one: it may be a volume."""
+    for folder in folders:
+        try:
+            os.link(folder / WEIGHTS_FILE, target / WEIGHTS_FILE)
+        except OSError:
+            continue
+        return
+    shutil.copyfile(folders[-1] / WEIGHTS_FILE, target / WEIGHTS_FILE)

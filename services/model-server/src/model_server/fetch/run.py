@@ -13,10 +13,10 @@ from kaito_api.conditions import Reason
 from kaito_api.report import Progress
 from kubecore.clock import SystemClock
 from kubecore.logging import setup_logging
-from model_server import cluster, pull_secrets, weights
+from model_server import cluster, weights
 from model_server.cluster import Cluster
 from model_server.exits import ExitCode, FatalError
-from model_server.fetch import adapters, hub, oci
+from model_server.fetch import adapters, credentials, hub, oci
 from model_server.fetch.source import HubSource, parse
 from model_server.options import FetchOptions
 from model_server.reporter import Reporter
@@ -96,16 +96,16 @@ async def _fill(options: FetchOptions, connection: Cluster | None, reporter: Rep
     digest = await oci.fetch(
         source,
         options.to,
-        auth=await _credentials(options, connection),
+        auth=await _credentials(options, connection, reporter),
         plain_http=options.plain_http,
         progress=progress,
     )
     _logger.info("pulled", extra={"digest": digest})
 
 
-async def _credentials(options: FetchOptions, connection: Cluster | None) -> kaito_oci.CredentialSource:
+async def _credentials(
+    options: FetchOptions, connection: Cluster | None, reporter: Reporter
+) -> kaito_oci.CredentialSource:
+    client = connection.client if connection else None
     namespace = options.workspace.namespace if options.workspace else ""
-    try:
-        return await pull_secrets.read(connection.client if connection else None, namespace, options.pull_secrets)
-    except pull_secrets.SecretError as error:
-        raise FatalError(ExitCode.ACCESS_DENIED, str(error)) from error
+    return await credentials.read(client, namespace, options.pull_secrets, clock=SystemClock(), reporter=reporter)

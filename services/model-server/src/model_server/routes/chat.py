@@ -30,9 +30,9 @@ def router(*, has_template: bool) -> APIRouter:
             chat_plan = plan(await _body(raw_request), has_template)
             request = _request(chat_plan)
         except ChatError as error:
-            return _error(400, str(error))
+            return _bad_request(str(error))
         except ValidationError as error:
-            return _error(400, "; ".join(f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()))
+            return _bad_request("; ".join(f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()))
         # The decorator ends the generation when the client goes away; it may only start once the body is read.
         answer: Response = await vllm_compat.with_cancellation(_answer)(chat_plan, raw_request, request)
         return answer
@@ -47,7 +47,7 @@ async def _answer(chat_plan: ChatPlan, raw_request: Request, request: Any) -> Re
     else:
         answer = await state.openai_serving_completion.create_completion(request, raw_request)
     if vllm_compat.is_error(answer):
-        return _error(answer.error.code, answer.error.message)
+        return JSONResponse({"error": answer.error.model_dump()}, status_code=answer.error.code)
     if vllm_compat.is_stream(answer):
         return StreamingResponse(_events(chat_plan, answer), media_type="text/event-stream")
     choice = answer.choices[0]
@@ -112,9 +112,9 @@ def _event(content: dict[str, Any]) -> str:
     return f"{_EVENT}{json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    kind = "NotFoundError" if status == 404 else "BadRequestError" if status < 500 else "InternalServerError"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status_code=status)
+def _bad_request(message: str) -> JSONResponse:
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
+    return JSONResponse({"error": error}, status_code=400)
 
 
 def _place(location: tuple[int | str, ...]) -> str:
