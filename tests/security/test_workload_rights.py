@@ -11,6 +11,7 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -114,6 +115,7 @@ class Containers:
             reporter = self._reporter(name, connection)
             reporter.state("Loading")
             metrics, store = Metrics(CollectorRegistry()), AdapterStore(self._folder / "adapters")
+            no_engine = SimpleNamespace(output_processor=SimpleNamespace(add_request=None))
             manager = AdapterManager(
                 workspace=options.workspace,
                 client=connection.client,
@@ -129,7 +131,7 @@ class Containers:
                     max_rank=16,
                     metrics=metrics,
                 ),
-                engine=EngineAdapters(cast("Any", None), None, Lifecycle(), SystemClock()),
+                engine=EngineAdapters(cast("Any", no_engine), None, Lifecycle(), SystemClock()),
                 states=AdapterStates(metrics, reporter.adapters),
                 metrics=metrics,
                 capacity=4,
