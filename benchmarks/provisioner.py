@@ -7,9 +7,9 @@ apiserver's to the create, the delete and the Node's status, and the stand-in's 
 kube-apiserver, etcd and this client are processes of their own and share the machine's cores: nothing is subtracted. So that the
 scripted time separates the steps as real machines do, it is two seconds for each.
 
-Beside them processor time by process, writes to the apiserver, the peak memory of the provisioner's process, and what shared
-pools save under AKS's real limit of 20 PUTs and then one a minute, computed with a simulated clock. The anchor of the latencies
-is the Go gpu-provisioner's own share of 5 to 35 s on create.
+Beside them processor time by process, writes to the apiserver and the peak memory of the provisioner's process. The anchor of the
+latencies is the Go gpu-provisioner's own share of 5 to 35 s on create. What shared pools save under AKS's real limits is
+measured by provisioner_fleet.py.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import aiohttp
 import uvloop
 from _arm_process import Address, ArmProcess, arm_process
 
-from gpu_provisioner.cloud.bucket import FairBucket
 from kaito_api.conditions import is_true
 from kaito_api.meta import Key
 from kaito_api.nodeclaim import NodeClaim
@@ -343,15 +342,6 @@ async def measure_shared(b: Bench, count: int) -> list[str]:
     return [*rows, memory_row(f"{count} claims in shared pools, all Ready", b.service.pid, note)]
 
 
-def minutes_to_last_put(puts: int) -> float:
-    """Minutes until the last of so many PUTs may go out under AKS's bucket, by the service's own bucket and a simulated clock."""
-    bucket, now = FairBucket(18, 1 / 60), 0.0
-    for number in range(puts):
-        while (wait := bucket.take(f"p{number}", "workspace", now)) > 0:
-            now += wait
-    return now / 60
-
-
 async def main(counts: list[int]) -> None:
     """All rows."""
     with tempfile.TemporaryDirectory(prefix="kaito-bench-") as folder:
@@ -364,11 +354,6 @@ async def main(counts: list[int]) -> None:
                 print(*rows, sep="\n", flush=True)
         finally:
             await plane.down()
-    each, pooled = minutes_to_last_put(50), minutes_to_last_put(1)
-    print(
-        f"| provisioner: 50 equal nodes, last PUT | {pooled:.0f} min (1 PUT) | {each:.0f} min (50 PUTs) | - | "
-        "AKS bucket, simulated clock |"
-    )
 
 
 if __name__ == "__main__":
