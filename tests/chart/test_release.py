@@ -39,6 +39,14 @@ metadata: {name: phi, namespace: default, finalizers: [kaito.sh/test]}
 resource: {instanceType: Standard_NC24ads_A100_v4, labelSelector: {matchLabels: {apps: phi}}}
 inference: {preset: {name: phi-3-mini-4k-instruct}}
 """
+CLAIM = """
+apiVersion: karpenter.sh/v1
+kind: NodeClaim
+metadata: {name: ws-phi, labels: {kaito.sh/workspace: phi}}
+spec:
+  nodeClassRef: {group: kaito.sh, kind: KaitoNodeClass, name: default}
+  requirements: [{key: node.kubernetes.io/instance-type, operator: In, values: [Standard_NC24ads_A100_v4]}]
+"""
 
 
 @pytest.fixture
@@ -122,6 +130,12 @@ async def test_a_release_from_install_to_uninstall(empty: ControlPlane, run_pod:
         assert hook["clientConfig"]["caBundle"] == certificate
         assert (await read(kubectl, "crd", KARPENTERS))["metadata"]["resourceVersion"] == karpenters
 
+    await kubectl("apply", "-f", "-", stdin=CLAIM)
+    with pytest.raises(
+        CommandError, match="Workspaces have NodeClaims, such as ws-phi: this release would never delete them"
+    ):
+        await release("upgrade", "kaito", CHART, "--set", f"{CONTROLLER}.settings.claimApi=machine")
+    await kubectl("delete", "nodeclaim", "ws-phi")
     await release("upgrade", "kaito", CHART, "--set", f"{CONTROLLER}.replicas=3")
     await as_it_should_be(3)
     await release("rollback", "kaito", "1")
