@@ -123,6 +123,9 @@ def test_the_way_to_the_first_answer_is_timed(before: str, after: str, seconds: 
         ("False ConfigInvalid", "False PresetUnknown", 1),
         ("False PresetUnknown", "False PresetUnknown", None),
         ("True workspaceSucceeded", "False workspacePending", None),
+        ("False workspacePending", "False KnownEphemeralTaintsExist", None),
+        ("False workspacePending", "False ResourceNotRegistered", None),
+        ("False workspacePending", "False QuotaExceeded", 1),
     ],
 )
 def test_a_failure_is_counted_when_it_begins(before: str, after: str, counted: int | None) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from kaito_api import labels
-from kaito_api.conditions import Reason, Status, WorkspaceCondition, find_condition
+from kaito_api.conditions import ClaimReason, Reason, Status, WorkspaceCondition, find_condition
 from kaito_api.workspace import Workspace
 from kaito_api.workspace_status import Phase, WorkspaceState, WorkspaceStatus
 from workspace_controller.catalog import Catalog
@@ -40,6 +40,14 @@ _WAITING: Final = frozenset(
         Reason.ADAPTERS_PENDING,
         Reason.JOB_PENDING,
         Reason.WAITING_FOR_ACCESS,
+        # What a claim says on its way, until its node offers what was asked for.
+        ClaimReason.AWAITING_RECONCILIATION,
+        ClaimReason.RECONCILING_DEPENDENTS,
+        ClaimReason.NOT_LAUNCHED,
+        ClaimReason.NODE_NOT_FOUND,
+        ClaimReason.STARTUP_TAINTS_EXIST,
+        ClaimReason.KNOWN_EPHEMERAL_TAINTS_EXIST,
+        ClaimReason.RESOURCE_NOT_REGISTERED,
     }
 )
 """Reasons of a condition that is not True and need nobody: time alone is missing."""
