@@ -43,8 +43,9 @@ WARM_UP = 10
 """Workspaces before the clock starts: connections and first answers are no part of what is timed."""
 WARM_UP_PREFIX = "warm-"
 SETTLE_SECONDS = 5.0
-RATIO, MIB, WRITES = 0.75, 180, 8
-"""Goals: of the bare client's rate, peak memory, controller writes a Workspace until its workload stands."""
+RATIO, MIB, WRITES = 0.75, 180, 10
+"""Goals: of the bare client's rate; peak memory; controller writes a Workspace without Events: 8 until its workload stands, then
+status and history, which most have behind them before the last workload stands."""
 _CONTROLLER_WRITES = (
     "workspaces",
     "serviceaccounts",
@@ -241,6 +242,7 @@ def report(ours: Outcome, bare: float, bare_writes: int, options: argparse.Names
     count, quiet_seconds, ratio = options.workspaces, options.quiet_seconds, bare / ours.seconds
     events = sum(number for name, number in ours.writes.items() if "events" in name)
     budget = sum(number for name, number in ours.until_workload.items() if name.split(" ")[1] in _CONTROLLER_WRITES)
+    in_all = sum(ours.writes.values()) - events
     at_rest = sum(without_leases(ours.quiet_writes).values())
     p50, p99 = (ours.latencies[int(len(ours.latencies) * q)] for q in (0.5, 0.99))
     print(f"controller writes until all workloads stand: {dict(ours.until_workload)}")
@@ -255,7 +257,7 @@ def report(ours: Outcome, bare: float, bare_writes: int, options: argparse.Names
     )
     print(
         f"| controller writes a Workspace | {budget / count:.2f} until workload, "
-        f"{(sum(ours.writes.values()) - events) / count:.2f} in all + {events / count:.2f} Events "
+        f"{in_all / count:.2f} in all + {events / count:.2f} Events "
         f"| 8 until workload | | status written once more when the nodes are ready, ControllerRevision after that |"
     )
     print(
@@ -266,7 +268,7 @@ def report(ours: Outcome, bare: float, bare_writes: int, options: argparse.Names
         f"| duplicate claims; writes in {quiet_seconds:g} quiet seconds without Lease renewals "
         f"| {ours.duplicates}; {at_rest} | 0; 0 | | |"
     )
-    return ours.duplicates == 0 and at_rest == 0 and budget <= WRITES * count
+    return ours.duplicates == 0 and at_rest == 0 and in_all <= WRITES * count
 
 
 def met(reached: bool) -> str:
