@@ -1,7 +1,7 @@
 """Pure: the tags that a tuning Workspace writes in a registry, and who else wants one of them.
 
 Its result goes to one tag. Where the registry also keeps its checkpoints, they go to a second one, which is written over again
-and again and removed after success: another Workspace's result must not stand there.
+and again: another Workspace's result must not stand there.
 """
 
 from __future__ import annotations
