@@ -173,15 +173,17 @@ async def test_a_wrong_pin_is_refused_and_nothing_stays(host: Host, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+async def chunked(request: web.Request) -> web.StreamResponse:
+    """All of it, without a word about its size."""
+    response = web.StreamResponse()
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    await response.write(CONTENT)
+    return response
+
+
 @pytest.mark.parametrize("declared", [True, False])
 async def test_the_cap_holds_whatever_the_server_declares(host: Host, tmp_path: Path, declared: bool) -> None:
-    async def chunked(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        await response.write(CONTENT)
-        return response
-
     host.script = [whole() if declared else chunked]
     with pytest.raises(FatalError, match="larger than the 1000 bytes"):
         await get(host, tmp_path, limits=Limits(max_bytes=1000))
@@ -202,13 +204,6 @@ async def test_a_file_larger_than_the_disk_is_refused_before_it_is_brought(host:
 @pytest.mark.parametrize("declared", [True, False])
 async def test_files_together_stay_within_what_the_folder_may_hold(host: Host, tmp_path: Path, declared: bool) -> None:
     """A kubelet evicts the pod whose volume holds more, however much the disk has; the first file fits, the second does not."""
-
-    async def chunked(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        await response.write(CONTENT)
-        return response
 
     host.script = [whole() if declared else chunked]
     policy = Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)}))

@@ -50,9 +50,7 @@ def launch_options(claim: ClaimView) -> tuple[LaunchOption, ...] | InvalidClaim:
 
     Every requirement is honoured, or the claim is refused: what it excludes is not bought by default either.
     """
-    by_key: dict[str, list[Requirement]] = {}
-    for requirement in claim.requirements:
-        by_key.setdefault(requirement.key, []).append(requirement)
+    by_key = _by_key(claim)
     try:
         for key, requirements in by_key.items():
             _check(key, requirements, claim.labels.get(key))
@@ -67,17 +65,20 @@ def launch_options(claim: ClaimView) -> tuple[LaunchOption, ...] | InvalidClaim:
 
 def single_valued_labels(claim: ClaimView) -> dict[str, str]:
     """Labels that the node gets from requirements that leave one value, except those that the cloud itself sets."""
-    by_key: dict[str, list[Requirement]] = {}
-    for requirement in claim.requirements:
-        if requirement.key not in _DECIDED:
-            by_key.setdefault(requirement.key, []).append(requirement)
-    left = {key: _admitted(requirements) for key, requirements in by_key.items()}
+    left = {key: _admitted(requirements) for key, requirements in _by_key(claim).items() if key not in _DECIDED}
     return {key: values[0] for key, values in left.items() if len(values) == 1}
 
 
 def architecture(vm_size: str) -> str:
     """amd64, or arm64 for the sizes whose feature letters contain p (Azure's naming convention)."""
     return "arm64" if _ARM_SIZE.match(vm_size) else "amd64"
+
+
+def _by_key(claim: ClaimView) -> dict[str, list[Requirement]]:
+    found: dict[str, list[Requirement]] = {}
+    for requirement in claim.requirements:
+        found.setdefault(requirement.key, []).append(requirement)
+    return found
 
 
 class _RefusedError(Exception):
