@@ -11,9 +11,7 @@ processes need of the real time counts `--factor` times, so the result is an upp
 import argparse
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
@@ -35,27 +33,11 @@ from kaito_local.controlplane import ControlPlane
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.informer import Event, Informer
-from kubecore.testing.clock import FakeClock
+from kubecore.testing.clock import fast_clock
 from kubecore.transport import Transport
 
 JOIN_SECONDS = 90.0
 PATIENCE_SECONDS = 400.0
-
-
-@asynccontextmanager
-async def fast_clock(factor: float) -> AsyncIterator[FakeClock]:
-    """A clock of which `factor` seconds pass in one."""
-    clock = FakeClock(start=datetime.now(UTC))
-
-    async def run() -> None:
-        while True:
-            await asyncio.sleep(0.02)
-            await clock.advance(0.02 * factor, step=0.5)
-
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(run())
-        yield clock
-        running.cancel()
 
 
 def settings(arm: ArmStandIn, folder: Path, *, shared: bool) -> Settings:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioner_stage import Stage, fast_clock, stage
+from provisioner_stage import Stage, stage
 
 from gpu_provisioner.claims.view import ClaimKind
 from kaito_api.meta import Key
@@ -23,6 +23,7 @@ from kubecore.config import load_config
 from kubecore.events import EventRecorder
 from kubecore.leader import LeaderConfig, LeaderElector
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 from kubecore.transport import Transport
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]

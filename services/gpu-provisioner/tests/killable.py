@@ -12,14 +12,13 @@ import signal
 import sys
 from typing import Any
 
-from provisioner_stage import fast_clock
-
 from gpu_provisioner.cloud.azure import AksAgentPools, connect
 from gpu_provisioner.pools.plan import CloudPool
 from gpu_provisioner.settings import parse
 from gpu_provisioner.wiring import Provisioner, served_kinds
 from kubecore.client import Client
 from kubecore.config import load_config
+from kubecore.testing.clock import fast_clock
 from kubecore.transport import Request, Transport
 
 

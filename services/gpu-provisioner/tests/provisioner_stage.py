@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,24 +191,6 @@ async def stand_in(
     now = clock.monotonic if clock is not None else time.monotonic
     async with serve(folder, nodes, timings=timings, buckets=buckets, now=now) as arm:
         yield arm
-
-
-@asynccontextmanager
-async def fast_clock(factor: float) -> AsyncIterator[FakeClock]:
-    """A clock of which `factor` seconds pass in one, from now on."""
-    clock = FakeClock(start=datetime.now(UTC))
-
-    async def run() -> None:
-        while True:
-            await asyncio.sleep(0.02)
-            await clock.advance(0.02 * factor, step=0.5)
-
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(run())
-        try:
-            yield clock
-        finally:
-            running.cancel()
 
 
 async def clean(client: Client) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
-from provisioner_stage import Stage, fast_clock, stage
+from provisioner_stage import Stage, stage
 
 from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.wiring import served_kinds
@@ -21,6 +21,7 @@ from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.errors import ConfigError, Invalid
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

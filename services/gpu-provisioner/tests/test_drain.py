@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from provisioner_stage import fast_clock, stage
+from provisioner_stage import stage
 
 from gpu_provisioner.claims.termination import retry_seconds
 from kaito_api.meta import Key
@@ -14,6 +14,7 @@ from kaito_local.pytest_plugin import ApiServer
 from kubecore.client import Client
 from kubecore.errors import Forbidden, ServerError, TooManyRequests, TransportError
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 
 BUDGET = """
 apiVersion: policy/v1

@@ -1,54 +1,24 @@
 """A proxy that answers 200 in Azure's place: something to try again, not the end of the process."""
 
-import asyncio
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from foreign_azure import foreign_azure
 
 from gpu_provisioner.cloud.azure import connect
 from gpu_provisioner.cloud.failure import CloudError, FailureClass
 from gpu_provisioner.settings import AzureSettings
-from kaito_local.arm.server import write_certificate
 
 
-@asynccontextmanager
-async def between(folder: Path, body: str, content_type: str) -> AsyncIterator[AzureSettings]:
-    """A token service, and a proxy that answers all else alike."""
-
-    async def token(request: web.Request) -> web.Response:
-        return web.json_response({"token_type": "Bearer", "expires_in": 3600, "access_token": "x"})
+def between(folder: Path, body: str, content_type: str) -> AbstractAsyncContextManager[AzureSettings]:
+    """A proxy that answers everything alike."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text=body, content_type=content_type)
 
-    certificate = write_certificate(folder, ("127.0.0.1",))
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    await asyncio.to_thread(tls.load_cert_chain, certificate, folder / "arm.key")
-    app = web.Application()
-    app.add_routes([web.post("/{tenant}/oauth2/v2.0/token", token), web.route("*", "/{rest:.*}", answer)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        url = f"https://localhost:{runner.addresses[0][1]}"
-        yield AzureSettings(
-            subscription_id="s",
-            resource_group="g",
-            cluster_name="c",
-            tenant_id="t",
-            client_id="client",
-            client_secret="s",
-            credential="client-secret",
-            endpoint=url,
-            authority=url,
-            ca_file=str(certificate),
-        )
-    finally:
-        await runner.cleanup()
+    return foreign_azure(folder, answer)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from provisioner_stage import Stage, fast_clock, stage
+from provisioner_stage import Stage, stage
 
 from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION
@@ -12,6 +12,7 @@ from kaito_api.meta import Key
 from kaito_api.resources import NODECLAIMS, NODES
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 GPU = {"requests": {"nvidia.com/gpu": "1"}}

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import web
+from foreign_azure import foreign_azure
 
 from gpu_provisioner.cloud.azure import connect
 from gpu_provisioner.cloud.failure import CloudError
 from gpu_provisioner.settings import AzureSettings
 from kaito_local.arm.nodes import NoNodes
-from kaito_local.arm.server import ArmStandIn, serve, write_certificate
+from kaito_local.arm.server import ArmStandIn, serve
 from kubecore.testing.asserts import eventually
 
 ROLE = Path(__file__).parents[3] / "docs" / "azure-role.json"
@@ -126,32 +126,6 @@ async def test_each_cloud_has_its_own_addresses_and_a_proxy_is_used(
         assert {line.split()[1] for line in lines} == {f"{login}:443"}
 
 
-@asynccontextmanager
-async def refusing(folder: Path) -> AsyncIterator[tuple[str, Path, list[tuple[str, str]]]]:
-    """A token endpoint and an Azure in which nothing exists, and what was asked of it."""
-    asked: list[tuple[str, str]] = []
-
-    async def token(request: web.Request) -> web.Response:
-        return web.json_response({"token_type": "Bearer", "expires_in": 3600, "access_token": "x"})
-
-    async def absent(request: web.Request) -> web.Response:
-        asked.append((request.method, request.path))
-        return web.json_response({"code": "NotFound", "message": "there is none"}, status=404)
-
-    certificate = write_certificate(folder, ("127.0.0.1",))
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate, folder / "arm.key")
-    app = web.Application()
-    app.add_routes([web.post("/{tenant}/oauth2/v2.0/token", token), web.route("*", "/{rest:.*}", absent)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        yield f"https://localhost:{runner.addresses[0][1]}", certificate, asked
-    finally:
-        await runner.cleanup()
-
-
 VERBS = {"GET": "read", "PUT": "write", "DELETE": "delete"}
 
 
@@ -163,31 +137,24 @@ def action(method: str, path: str) -> str:
 
 
 async def test_the_role_in_the_docs_allows_what_is_called_and_nothing_else(tmp_path: Path) -> None:
-    async with refusing(tmp_path) as (url, certificate, asked):
-        there = AzureSettings(
-            subscription_id="s",
-            resource_group="g",
-            cluster_name="c",
-            tenant_id="t",
-            client_id="client",
-            client_secret="s",
-            credential="client-secret",
-            endpoint=url,
-            authority=url,
-            ca_file=str(certificate),
-        )
-        async with connect(there) as cloud:
-            assert await cloud.get("p") is None
-            assert await cloud.machines("p") == frozenset()
-            assert not await cloud.has_machine("p", "m")
-            for call in (
-                cloud.list(),
-                cloud.put("p", {"properties": {}}, replaces=None),
-                cloud.delete("p"),
-                cloud.delete_machines("p", ("m",)),
-            ):
-                with pytest.raises(CloudError):
-                    await call
+    asked: list[tuple[str, str]] = []
+
+    async def absent(request: web.Request) -> web.Response:
+        asked.append((request.method, request.path))
+        return web.json_response({"code": "NotFound", "message": "there is none"}, status=404)
+
+    async with foreign_azure(tmp_path, absent) as there, connect(there) as cloud:
+        assert await cloud.get("p") is None
+        assert await cloud.machines("p") == frozenset()
+        assert not await cloud.has_machine("p", "m")
+        for call in (
+            cloud.list(),
+            cloud.put("p", {"properties": {}}, replaces=None),
+            cloud.delete("p"),
+            cloud.delete_machines("p", ("m",)),
+        ):
+            with pytest.raises(CloudError):
+                await call
     role = json.loads(ROLE.read_text())
     assert {action(*each) for each in asked} == set(role["Actions"])
     assert role["NotActions"] == []

@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from provisioner_stage import fast_clock, stage
+from provisioner_stage import stage
 
 from kaito_api.meta import Key
 from kaito_api.resources import NODECLAIMS, NODES
@@ -13,6 +13,7 @@ from kaito_local.arm.cloud import Timings
 from kaito_local.arm.faults import Fault, flat
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

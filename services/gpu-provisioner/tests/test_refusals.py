@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioner_stage import Stage, fast_clock, stage
+from provisioner_stage import Stage, stage
 
 from kaito_api.meta import Key
 from kaito_api.resources import MACHINES, NODECLAIMS, NODES
 from kaito_local.arm.faults import Fault, Route, flat, nested
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import fast_clock
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

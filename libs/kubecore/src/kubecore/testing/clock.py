@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 
@@ -89,3 +90,21 @@ class FakeClock:
     async def _settle() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def fast_clock(factor: float) -> AsyncIterator[FakeClock]:
+    """A clock of which `factor` seconds pass in one, from now on."""
+    clock = FakeClock(start=datetime.now(UTC))
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            await clock.advance(0.02 * factor, step=0.5)
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run())
+        try:
+            yield clock
+        finally:
+            running.cancel()
