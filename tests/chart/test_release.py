@@ -52,14 +52,9 @@ spec:
 @pytest.fixture
 async def empty(tmp_path: Path) -> AsyncIterator[ControlPlane]:
     """An apiserver without our definitions, but with Karpenter's NodeClaim."""
-    plane = ControlPlane(tmp_path / "plane")
+    plane = ControlPlane(tmp_path / "plane", definitions=[ROOT / "crds" / "karpenter.sh_nodeclaims.yaml"])
     try:
         await plane.up()
-        kubectl = await plane.kubectl()
-        await kubectl("delete", "-f", ROOT / "crds")
-        await kubectl(
-            "apply", "--server-side", "-f", ROOT / "crds" / f"karpenter.sh_{KARPENTERS.split('.', maxsplit=1)[0]}.yaml"
-        )
         yield plane
     finally:
         await plane.down()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -50,10 +51,15 @@ class ControlPlane:
         state_dir: Path,
         address: str = "127.0.0.1",
         service_cidr: str = "10.202.0.0/16",
+        *,
         nodes: bool = False,
         audit: bool = False,
+        definitions: Sequence[Path] | None = None,
     ) -> None:
-        """Starts nothing yet. With `audit` every request of a ServiceAccount is one JSON line in `audit_log`."""
+        """Starts nothing yet. With `audit` every request of a ServiceAccount is one JSON line in `audit_log`.
+
+        `definitions` are the files of the CRDs that `up` installs: all of crds/ unless named.
+        """
         self.state_dir = state_dir
         self.processes = ProcessTable(state_dir)
         self.kubeconfig = state_dir / "admin.kubeconfig"
@@ -61,6 +67,7 @@ class ControlPlane:
         self._service_cidr = service_cidr
         self._nodes = nodes
         self._audit = audit
+        self._definitions = sorted(_CRD_FOLDER.glob("*.yaml")) if definitions is None else definitions
         self.audit_log = state_dir / "audit.log"
         self._endpoints_file = state_dir / "endpoints.json"
 
@@ -105,12 +112,9 @@ class ControlPlane:
         return Kubectl((await ensure(("kubectl",)))["kubectl"], self.kubeconfig)
 
     async def install_crds(self, kubectl: Kubectl) -> None:
-        """Server-side applies crds/*.yaml and waits until each is Established."""
-        files = sorted(_CRD_FOLDER.glob("*.yaml"))
-        if not files:
-            return
-        await kubectl.apply(_CRD_FOLDER)
-        names = [f"-f={file}" for file in files]
+        """Server-side applies the definitions and waits until each is Established."""
+        await kubectl.apply(*self._definitions)
+        names = [f"-f={file}" for file in self._definitions]
         async with asyncio.timeout(_START_TIMEOUT):
             while True:
                 try:
