@@ -1,8 +1,10 @@
 """The main job as a newcomer runs it: one command, a real cluster, unchanged manifests, answers, a tuned adapter, a clean end."""
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,13 +17,16 @@ import yaml
 
 from kaito_api.meta import Key
 from kaito_local import host
+from kaito_local.ambient import untouched_kubeconfig
 from kaito_local.cluster import SYSTEM_NODE, Cluster
 from kaito_local.demo_data.rows import load_fact
 from kaito_local.errors import CommandError
+from kaito_local.images.store import template_root
 from kaito_local.kubectl import Kubectl
-from kaito_local.locations import REPOSITORY, state_root
+from kaito_local.locations import REPOSITORY, cache_root, state_root
+from kaito_local.processes import Process, ProcessTable, alive
 from kaito_local.prometheus import BOARDS, Prometheus, Target, prometheus, queries
-from kaito_local.run import learning
+from kaito_local.run import learning, manifests
 from kaito_local.run.ask import complete, model_name
 from kaito_local.run.chart import CHART, NAMESPACE, RELEASE, helm
 from kaito_local.run.second_act import ADAPTER, service_url
@@ -53,16 +58,23 @@ async def kaito_local(*words: str, log: Path, timeout: float) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def output(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """What `make run` printed. A run that was there before stays; one that this test made goes, without a trace."""
+    """What `make run` printed. A cluster that was there before stays; one that this test made goes, without a trace.
+
+    Whatever runs in between leaves the user's own kubeconfig and its cluster alone.
+    """
     if reason := host.obstacle_here():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("main-job")
-    stays = (state_root() / "registry").exists()  # only `run` starts it: somebody's run is taken over and left as it is
-    try:
-        yield await kaito_local("run", log=folder / "run.log", timeout=1800)
-    finally:
-        if not stays:
-            await kaito_local("down", log=folder / "down.log", timeout=300)
+    folder, own = tmp_path_factory.mktemp("main-job"), tmp_path_factory.mktemp("own")
+    stays = (
+        state_root() / "registry"
+    ).exists()  # only `run` starts it: somebody's run is taken over and left, without its Workspaces
+    with untouched_kubeconfig(own) as ambient, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KUBECONFIG", str(ambient))
+        try:
+            yield await kaito_local("run", log=folder / "run.log", timeout=1800)
+        finally:
+            if not stays:
+                await kaito_local("down", log=folder / "down.log", timeout=300)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -78,6 +90,65 @@ async def test_it_prints_the_rows_and_the_answers(output: str) -> None:
     assert service[4] == "80/TCP,29500/TCP"
     assert "POST /chat" in output
     assert "Paris" in output, "the demo model answers what it was trained on"
+
+
+class Made(NamedTuple):
+    """All that a run makes or starts and that the next one finds."""
+
+    processes: dict[str, list[Process]]
+    files: dict[str, int]
+    """When each was written: image layers in the cache, what nodes start from, the blobs of the registries."""
+    revisions: list[str]
+    """Of the Helm release."""
+    objects: dict[str, int]
+    """Generations by kind, name and UID; restarts of pods."""
+
+
+async def made(kubectl: Kubectl) -> Made:
+    root, program = state_root(), await helm(Cluster().kubeconfig)
+    tables = [*root.glob("*/processes.json"), *root.glob("cluster/control-plane/processes.json")]
+    tables += root.glob("cluster/nodes/*/processes.json")
+    kept = [cache_root() / "images" / name for name in ("blobs", "keys", "wheels")]
+    files = [file for folder in kept for file in folder.rglob("*") if file.is_file()]
+    files += root.glob("*registry/data/docker/registry/v2/blobs/sha256/*/*/data")
+    history = await program("history", RELEASE, "--namespace", NAMESPACE, "--output", "json")
+    kinds = "nodes,nodeclaims,workspaces,deployments,daemonsets,statefulsets,jobs,pods,customresourcedefinitions"
+    found = (await kubectl.json("get", kinds, "--all-namespaces"))["items"]
+    return Made(
+        {str(table): ProcessTable(table.parent).all() for table in tables},
+        {str(file): file.stat().st_mtime_ns for file in [*files, template_root() / "loaded"]},
+        [each["revision"] for each in json.loads(history)],
+        {f"{each['kind']} {each['metadata']['name']} {each['metadata']['uid']}": changes(each) for each in found},
+    )
+
+
+def changes(found: dict[str, Any]) -> int:
+    if found["kind"] == "Pod":
+        return sum(each["restartCount"] for each in found["status"].get("containerStatuses", []))
+    return int(found["metadata"].get("generation", 0))
+
+
+async def test_a_second_run_takes_over_what_is_there_and_makes_nothing_again(
+    output: str, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """No layer, import, push, release, process, pod or change of what is wanted; the same answers."""
+    before = await made(kubectl)
+    again = await kaito_local("run", log=tmp_path / "again.log", timeout=600)
+    after = await made(kubectl)
+    assert after.processes == before.processes
+    assert [each for each in itertools.chain(*after.processes.values()) if not alive(each)] == []
+    assert after.files == before.files
+    assert after.revisions == before.revisions
+    # The pods of a tuning that is over go when their node has, whoever runs what.
+    assert after.objects.items() <= before.objects.items()
+    assert said(again) == said(output)
+
+
+def said(output: str) -> list[str]:
+    """What it printed that is the same whenever it is printed: the answers."""
+    lines = [line.strip() for line in output.splitlines()]
+    asked = [number for number, line in enumerate(lines) if line.startswith(("POST /chat", "OpenAI client,", "base:"))]
+    return [re.sub(r"in \d+ pieces", "", line) for number in asked for line in lines[number : number + 2]]
 
 
 async def test_the_node_came_through_a_claim_and_a_pool(kubectl: Kubectl) -> None:
@@ -355,22 +426,59 @@ async def waits(kubectl: Kubectl, before: tuple[str, int], *, pending: bool) -> 
     return another is pending and ("kaito.sh/upgrade-restart" in ready["message"]) is pending
 
 
-async def test_deleting_the_workspace_removes_its_node_and_leaves_ours_alone(kubectl: Kubectl) -> None:
-    claims = (await kubectl.json("get", "nodeclaims"))["items"]
-    node = next(c["status"]["nodeName"] for c in claims if c["metadata"]["labels"].get("kaito.sh/workspace") == NAME)
-    await kubectl("delete", "-f", EXAMPLE, "--timeout=120s", timeout=130)
+async def test_deleting_the_workspaces_removes_their_nodes_and_leaves_ours_alone(kubectl: Kubectl) -> None:
+    await deleting_removes_nodes_and_pools(kubectl, "nodeclaims", {NAME: EXAMPLE, SERVING: manifests.ADAPTER})
+
+
+async def deleting_removes_nodes_and_pools(kubectl: Kubectl, plural: str, workspaces: dict[str, Path]) -> None:
+    claims = [await claim_of(kubectl, plural, name) for name in workspaces]
+    went = {claim["metadata"]["annotations"]["kaito.sh/agent-pool"] for claim in claims}
+    await eventually(lambda: pools() >= went, timeout=60)
+    await kubectl("delete", *(f"--filename={file}" for file in workspaces.values()), "--timeout=120s", timeout=130)
 
     async def gone() -> bool:
-        names = [n["metadata"]["name"] for n in (await kubectl.json("get", "nodes"))["items"]]
-        return node not in names
+        nodes = {node["metadata"]["name"] for node in (await kubectl.json("get", "nodes"))["items"]}
+        return nodes.isdisjoint(claim["status"]["nodeName"] for claim in claims) and pools().isdisjoint(went)
 
     await eventually(gone, timeout=60)
-    left = [
-        c["metadata"]["labels"].get("kaito.sh/workspace") for c in (await kubectl.json("get", "nodeclaims"))["items"]
-    ]
-    assert NAME not in left
-    with pytest.raises(CommandError):
-        await kubectl("get", "statefulset", NAME)
+    left = {c["metadata"]["labels"].get("kaito.sh/workspace") for c in (await kubectl.json("get", plural))["items"]}
+    assert left.isdisjoint(workspaces)
+    for name in workspaces:
+        with pytest.raises(CommandError):
+            await kubectl("get", "statefulset", name)
     system = await kubectl.json("get", "node", SYSTEM_NODE.name)
     assert "karpenter.sh/disrupted" not in json.dumps(system["spec"].get("taints", []))
     assert system["spec"].get("unschedulable") is not True
+
+
+async def claim_of(kubectl: Kubectl, plural: str, workspace: str) -> dict[str, Any]:
+    """The only claim of a Workspace."""
+    claims: list[dict[str, Any]] = (await kubectl.json("get", plural, "-l", f"kaito.sh/workspace={workspace}"))["items"]
+    (claim,) = claims
+    return claim
+
+
+def pools() -> set[str]:
+    """The agent pools that the stand-in for AKS has; it writes them down once a second."""
+    return set(json.loads((state_root() / "arm" / "pools.json").read_text()))
+
+
+async def test_machines_work_the_same_way_end_to_end(kubectl: Kubectl, tmp_path: Path) -> None:
+    """A run with the other kind of claim in the same cluster: it is refused while claims of the first kind stand."""
+    assert (await kubectl.json("get", "nodeclaims"))["items"] == []
+    words = ("run", "--claim-api=machine", "--only-serving")
+    by_machine = await kaito_local(*words, log=tmp_path / "run.log", timeout=600)
+    lines = by_machine.splitlines()
+    (workspace,) = [line.split() for line in lines if line.startswith(f"{NAME} ") and "Standard_NC6s_v3" in line]
+    assert workspace[:5] == [NAME, "Standard_NC6s_v3", "True", "True", "True"]
+    assert "Paris" in by_machine
+    machine = await claim_of(kubectl, "machines", NAME)
+    conditions = {each["type"]: each["status"] for each in machine["status"]["conditions"]}
+    assert (conditions["Ready"], conditions["MachineLaunched"]) == ("True", "True")
+    assert machine["status"]["providerID"].startswith("azure:///subscriptions/")
+    pods = await kubectl.json("get", "pods", "-l", f"kaito.sh/workspace={NAME}")
+    assert {pod["spec"]["nodeName"] for pod in pods["items"]} == {machine["status"]["nodeName"]}
+    node = await kubectl.json("get", "node", machine["status"]["nodeName"])
+    assert node["metadata"]["labels"]["agentpool"] == machine["metadata"]["annotations"]["kaito.sh/agent-pool"]
+    assert (await kubectl.json("get", "nodeclaims"))["items"] == []
+    await deleting_removes_nodes_and_pools(kubectl, "machines", {NAME: EXAMPLE})

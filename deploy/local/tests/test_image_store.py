@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import re
 import tarfile
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from kaito_local.images.archive import write_archive, write_layout
 from kaito_local.images.blobs import BlobStore
 from kaito_local.images.build import assemble
-from kaito_local.images.disk import check_room, room_needed, shortage
 from kaito_local.images.inputs import pins, tree_digest
 from kaito_local.images.spec import LAYER, Blob, Image, Runtime, blob_of
 
@@ -133,19 +131,6 @@ def test_a_layout_folder_is_valid_and_costs_no_disk(store: BlobStore, tmp_path: 
     _assert_valid(files, image.reference("registry.example/kaito"))
     layer = image.layers[0]
     assert (folder / "blobs" / layer.digest.replace(":", "/")).samefile(store.path(layer))
-
-
-@pytest.mark.parametrize(
-    ("missing", "least", "most"),
-    [([], 0, 0), (["workspace-controller"], 1, 3), (["engine-cpu"], 20, 30), (["engine-cpu", "tuner"], 21, 31)],
-)
-def test_disk_that_is_needed(missing: list[str], least: float, most: float) -> None:
-    assert least <= room_needed(missing) <= most
-
-
-def test_too_small_a_disk_is_said_with_the_numbers_and_the_way_out(tmp_path: Path) -> None:
-    assert re.search(r"need about 25 GiB .* has 3\.2 GiB: .*KAITO_CACHE", shortage(tmp_path, 25.0, 3.24))
-    check_room(tmp_path, [])
 
 
 def test_pins_ignore_uvs_header_and_comments() -> None:

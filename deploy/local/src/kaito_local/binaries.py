@@ -13,11 +13,15 @@ from pathlib import Path
 import msgspec
 
 from kaito_local.command import run
+from kaito_local.disk import Need, check_room
 from kaito_local.errors import CommandError, LocalError
 from kaito_local.locations import REPOSITORY, cache_root
 from kaito_local.progress import say
 
 _TOOLS = REPOSITORY / "tools"
+_PEAK = {"kubernetes": 6.0, "helm": 1.5, "coredns": 1.0}
+_PEAK_OTHER = 0.1
+"""GiB that building a folder's programs with cold caches takes: Go's build cache and modules, and what is built. Measured."""
 _BUILD_TIMEOUT = 3600.0  # a cold kube-apiserver takes 8 minutes on two cores, and the cores may be shared
 
 
@@ -60,9 +64,13 @@ COMPONENTS = {
         Component(name="helm", folder="helm", package="helm.sh/helm/v3/cmd/helm", module="helm.sh/helm/v3"),
         Component(name="pause", folder="pause", package="."),
         Component(name="healthcheck", folder="healthcheck", package="."),
+        Component(name="oras", folder="oras", package="oras.land/oras/cmd/oras", module="oras.land/oras"),
     )
 }
-"""Every program that the local cluster needs."""
+"""Every program that the local cluster needs, and those of benchmarks."""
+
+FOR_BENCHMARKS = ("oras",)
+"""What something is only measured against: built when a benchmark asks for it, never with the others."""
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl")
 """What KUBEBUILDER_ASSETS and setup-envtest provide too."""
@@ -98,9 +106,19 @@ async def ensure(names: Iterable[str]) -> dict[str, Path]:
     missing = [name for name in wanted if name not in found]
     if missing and set(missing) <= set(CONTROL_PLANE) and (assets := await _envtest_assets()):
         return found | {name: assets / name for name in missing}
+    check_room(await disk_needs(missing))
     for name in missing:
         found[name] = await _build(COMPONENTS[name])
     return found
+
+
+async def disk_needs(names: Iterable[str]) -> list[Need]:
+    """What building those of the named programs takes that are not here; nothing when all are, or when Go is not."""
+    folders = {COMPONENTS[name].folder for name in names if not _present(name)}
+    if not folders or not shutil.which("go"):
+        return []
+    cache = Path((await run("go", "env", "GOCACHE")).strip())
+    return [Need("the Go programs", sum(_PEAK.get(folder, _PEAK_OTHER) for folder in folders), cache)]
 
 
 def _present(name: str) -> Path | None:

@@ -24,10 +24,11 @@ from kaito_local.processes import ProcessTable
 from kaito_local.progress import phase
 from kaito_local.scratch_image import write_scratch_image
 
-_PROGRAMS = (
+PROGRAMS = (
     *("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"),
     *("coredns", "pause"),
 )
+"""What the cluster runs of our own builds."""
 _CLAIMS = "claims-"
 SYSTEM_NODE = NodeSpec(
     name="kaito-system",
@@ -72,7 +73,7 @@ class Cluster:
         Raises LocalError, before anything is started, when this machine lacks something or another cluster is on it.
         """
         await host.prepare()
-        programs = await ensure(_PROGRAMS)
+        programs = await ensure(PROGRAMS)
         if not self.state_dir.exists():
             await network.check_free(self.network)
             self.state_dir.mkdir(parents=True, mode=0o700)

@@ -52,3 +52,12 @@ async def run(
     if process.returncode not in accept:
         raise CommandError(words, process.returncode or 0, err.decode(errors="replace") or out.decode(errors="replace"))
     return out.decode(errors="replace")
+
+
+async def succeeds(*argv: str) -> bool:
+    """Whether a program ends with status 0."""
+    try:
+        await run(*argv)
+    except CommandError:
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kaito_local.binaries import COMPONENTS, ensure
+from kaito_local.binaries import COMPONENTS, FOR_BENCHMARKS, ensure
 from kaito_local.controlplane import ControlPlane
 from kaito_local.locations import state_root
 from kaito_local.progress import phase
@@ -32,6 +32,7 @@ async def control_plane(args: argparse.Namespace) -> int:
 
 async def build_tools(args: argparse.Namespace) -> int:
     """Makes sure that every program is there, and prints where."""
-    for name, path in (await ensure(args.names or COMPONENTS)).items():
+    needed = (name for name in COMPONENTS if name not in FOR_BENCHMARKS)
+    for name, path in (await ensure(args.names or needed)).items():
         print(f"{name:<24} {path}")
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kaito_local.command import run
+from kaito_local.disk import Need, check_room
 from kaito_local.errors import LocalError
 from kaito_local.progress import say
 
@@ -26,6 +27,9 @@ NODE_PACKAGES = {
 """The programs that nodes need, with the Debian package of each."""
 
 _INSTALL_TIMEOUT = 600.0
+_APT_INSTALLED = (0.1, Path("/usr"))
+_APT_FETCHED = (0.05, Path("/var/cache/apt"))
+"""GiB of each package at most, with what it depends on, and where: containerd, the biggest, has 0.09 and 0.03."""
 _CAP_SYS_RESOURCE = 24
 
 
@@ -48,6 +52,12 @@ def missing_packages(programs: Mapping[str, str] = NODE_PACKAGES) -> list[str]:
     if "containerd" in programs and cni_folder() is None:
         packages.add("containernetworking-plugins")
     return sorted(packages)
+
+
+def disk_needs(programs: Mapping[str, str] = NODE_PACKAGES) -> list[Need]:
+    """What installing the missing packages takes; nothing when none is missing."""
+    count = len(missing_packages(programs))
+    return [Need("Debian packages", gib * count, folder) for gib, folder in (_APT_INSTALLED, _APT_FETCHED) if count]
 
 
 def obstacle(platform: str, euid: int, missing: Sequence[str], apt: bool) -> str | None:
@@ -76,11 +86,17 @@ def obstacle_here(programs: Mapping[str, str] = NODE_PACKAGES) -> str | None:
     return obstacle(sys.platform, os.geteuid(), missing_packages(programs), apt)
 
 
-async def prepare(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
-    """Installs what is missing where apt can, or raises LocalError with everything that a person has to do."""
+def check(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
+    """Raises LocalError, with everything that a person has to do, when this machine cannot run the full cluster."""
     if reason := obstacle_here(programs):
         raise LocalError(reason)
+
+
+async def prepare(programs: Mapping[str, str] = NODE_PACKAGES) -> None:
+    """Installs what is missing where apt can, or raises LocalError with everything that a person has to do."""
+    check(programs)
     if missing := missing_packages(programs):
+        check_room(disk_needs(programs))
         await _install(missing)
     if still := missing_packages(programs):
         raise LocalError(f"apt-get installed them, yet these are still not found: {', '.join(still)}")

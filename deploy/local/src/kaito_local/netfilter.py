@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
-from kaito_local.command import run
+from kaito_local.command import run, succeeds
 from kaito_local.errors import CommandError
 
 PARENTS = {
@@ -26,13 +26,13 @@ async def install(rules: Mapping[str, Sequence[Sequence[str]]]) -> None:
         await _iptables(table, "-F", chain)
         for rule in rules[chain]:
             await _iptables(table, "-A", chain, *rule)
-        if not await _succeeds("iptables", "-w", "-t", table, "-C", parent, "-j", chain):
+        if not await succeeds("iptables", "-w", "-t", table, "-C", parent, "-j", chain):
             await _iptables(table, "-I", parent, "1", "-j", chain)
 
 
 async def chain_exists(table: str, chain: str) -> bool:
     """Whether that chain is there."""
-    return await _succeeds("iptables", "-w", "-t", table, "-n", "-L", chain)
+    return await succeeds("iptables", "-w", "-t", table, "-n", "-L", chain)
 
 
 async def remove_all() -> None:
@@ -70,11 +70,3 @@ async def _listed(family: str, table: str) -> list[list[str]]:
 
 async def _iptables(table: str, *words: str) -> None:
     await run("iptables", "-w", "-t", table, *words)
-
-
-async def _succeeds(*argv: str) -> bool:
-    try:
-        await run(*argv)
-    except CommandError:
-        return False
-    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kaito_local import netfilter
-from kaito_local.command import run
+from kaito_local.command import run, succeeds
 from kaito_local.errors import CommandError, LocalError
 
 _PROC = Path("/proc/sys")
@@ -140,16 +140,16 @@ async def add_node_address(network: Network, slot: int) -> None:
 
 async def remove_node_address(network: Network, slot: int) -> None:
     """Takes the address of a node away again."""
-    await _succeeds("ip", "addr", "del", f"{network.node_ip(slot)}/24", "dev", NODE_BRIDGE)
+    await succeeds("ip", "addr", "del", f"{network.node_ip(slot)}/24", "dev", NODE_BRIDGE)
 
 
 async def remove_link(name: str) -> None:
     """Removes an interface that may be gone already."""
-    await _succeeds("ip", "link", "del", name)
+    await succeeds("ip", "link", "del", name)
 
 
 async def _add_link(name: str) -> None:
-    if not await _succeeds("ip", "link", "show", name):
+    if not await succeeds("ip", "link", "show", name):
         await run("ip", "link", "add", name, "type", "bridge")
     await run("ip", "link", "set", name, "up")
 
@@ -157,11 +157,3 @@ async def _add_link(name: str) -> None:
 def _read_settings() -> dict[str, str]:
     files = [_PROC / name for name in (*_SETTINGS, *_KUBELET_SETTINGS)]
     return {str(file.relative_to(_PROC)): file.read_text().strip() for file in files if file.exists()}
-
-
-async def _succeeds(*argv: str) -> bool:
-    try:
-        await run(*argv)
-    except CommandError:
-        return False
-    return True

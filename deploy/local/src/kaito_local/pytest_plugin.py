@@ -4,13 +4,14 @@ With $KAITO_TEST_STACK, which `make test-compose` sets, `apiserver` is the one i
 """
 
 import asyncio
+import itertools
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from kaito_local.binaries import ensure
 from kaito_local.cluster import Cluster
 from kaito_local.compose.stack import SETTING, running_stack
 from kaito_local.controlplane import ControlPlane
-from kaito_local.errors import LocalError
+from kaito_local.errors import CommandError, LocalError
 from kaito_local.kubeconfig import server_of
 from kaito_local.kubectl import Kubectl
 from kaito_local.namespaces import NamespacePurger
@@ -29,6 +30,7 @@ from kaito_local.processes import ProcessTable, start_time
 
 T = TypeVar("T")
 _PREFIX = "kaito-test-"
+_CRDS_TIMEOUT = 90.0
 
 
 class ApiServer:
@@ -54,6 +56,25 @@ class ApiServer:
         """Runs kubectl as cluster-admin and returns its stdout; CommandError carries what it said."""
         kubectl = Kubectl((await ensure(("kubectl",)))["kubectl"], self.kubeconfig)
         return await kubectl(*args, stdin=stdin, timeout=timeout)
+
+    async def delete_crds(self, *names: str) -> None:
+        """Deletes definitions, with everything of their kinds, and returns when they are gone.
+
+        kube-apiserver 1.35 can forget a deletion: its first try fails while the kind's storage starts ("storage is
+        (re)initializing"), the next meets a conflict with what the first wrote, and counts on an event that does not
+        come. Any change of the object makes it look again.
+        """
+        definitions = [f"customresourcedefinition/{name}" for name in names]
+        await self.kubectl("delete", "--wait=false", *definitions)
+        async with asyncio.timeout(_CRDS_TIMEOUT):
+            for attempt in itertools.count():
+                with suppress(CommandError):  # they stand
+                    await self.kubectl("wait", "--for=delete", "--timeout=5s", *definitions)
+                    return
+                touch = f"touched={attempt}"
+                for definition in definitions:
+                    with suppress(CommandError):  # gone in between
+                        await self.kubectl("annotate", "--overwrite", definition, touch)
 
     def _own(self) -> ControlPlane:
         if self._control_plane is None:

@@ -33,6 +33,19 @@ class ArmStandIn:
     wire: Wire
     identity: Identity
 
+    def settings(self) -> dict[str, str]:
+        """Where its cluster is and how it is reached, by the names of gpu-provisioner's settings; a credential comes on top."""
+        return {
+            "subscription_id": self.identity.subscription,
+            "resource_group": self.identity.resource_group,
+            "cluster_name": self.identity.cluster,
+            "tenant_id": self.identity.tenant,
+            "client_id": "client",
+            "endpoint": self.url,
+            "authority": self.url.replace("127.0.0.1", "localhost"),
+            "ca_file": str(self.certificate),
+        }
+
 
 def write_certificate(folder: Path, addresses: tuple[str, ...]) -> Path:
     """Writes a self-signed certificate (arm.pem) and its key (arm.key) for the addresses and localhost, once."""

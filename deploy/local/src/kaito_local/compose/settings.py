@@ -14,7 +14,6 @@ from kaito_local.errors import LocalError
 from kaito_local.kubeconfig import write_kubeconfig
 from kaito_local.prometheus import write_config
 
-REGISTRIES = ("open", "password", "tls")
 PORTS = ("APISERVER", "REGISTRY", "PASSWORD_REGISTRY", "TLS_REGISTRY", "PROMETHEUS", "ARM", "ARM_CONTROL")
 """Each is KAITO_TEST_<name>_PORT in docker-compose.test.yaml."""
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from kaito_local.disk import Need, check_room
 from kaito_local.images.base import base_layer
 from kaito_local.images.blobs import BlobStore
-from kaito_local.images.catalog import SERVICES, Service, closure, runtime, workspace_members
+from kaito_local.images.catalog import SERVICES, closure, runtime, workspace_members
 from kaito_local.images.code import code_layer
-from kaito_local.images.disk import check_room
+from kaito_local.images.disk import image_needs
 from kaito_local.images.packages import packages_key, packages_layer
 from kaito_local.images.spec import CONFIG, MANIFEST, Blob, Image, Runtime, config_document, manifest_document
 from kaito_local.locations import REPOSITORY, cache_root
@@ -21,8 +22,9 @@ def image_store() -> BlobStore:
 
 async def build_images(names: Iterable[str], store: BlobStore, repository: Path = REPOSITORY) -> list[Image]:
     """Build the named services' images; LocalError when a tool is missing or the disk is too small."""
+    names = list(names)
+    check_room(await disk_needs(names, store, repository))
     services = [SERVICES[name] for name in names]
-    await _check_disk(store, repository, services)
     members = workspace_members(repository)
     base = await base_layer(store)
     images = []
@@ -51,10 +53,11 @@ def assemble(store: BlobStore, name: str, version: str, started: Runtime, layers
     return Image(name=name, tag=tag, manifest=manifest, config=config, layers=blobs)
 
 
-async def _check_disk(store: BlobStore, repository: Path, services: list[Service]) -> None:
+async def disk_needs(names: Iterable[str], store: BlobStore, repository: Path = REPOSITORY) -> list[Need]:
+    """What building the named services' images will take; nothing when all their packages are in the cache."""
     missing = {
-        service.packages.name
-        for service in services
-        if not store.remembered(await packages_key(repository, service.packages))
+        packages.name
+        for packages in (SERVICES[name].packages for name in names)
+        if not store.remembered(await packages_key(repository, packages))
     }
-    check_room(store.root, missing)
+    return image_needs(store.root, missing)

@@ -1,5 +1,6 @@
 """Installs the umbrella chart with Helm, or brings the installed release to these values."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from kaito_local.binaries import ensure
 from kaito_local.command import run
 from kaito_local.errors import CommandError, LocalError
+from kaito_local.images.inputs import key, tree_digest
 from kaito_local.images.values import image_values
 from kaito_local.kubectl import Kubectl
 from kaito_local.locations import REPOSITORY
@@ -39,11 +41,8 @@ async def helm(kubeconfig: Path | None, context: str | None = None) -> Helm:
 
 
 async def install(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> None:
-    """Install or upgrade the release with the local profile and ``values``, and wait until the controllers are ready."""
-    await kubectl.apply(_namespace())
-    target = (RELEASE, CHART, "--namespace", NAMESPACE)
-    # Values come through stdin: nothing of them in the process list.
-    await program("upgrade", "--install", *target, "--values", LOCAL_PROFILE, "--values", "-", stdin=json.dumps(values))
+    """Bring the release to the local profile and ``values``, and wait until the controllers are ready."""
+    await release(program, kubectl, values)
     names = await kubectl("get", "deployments", "-n", NAMESPACE, "-o", "name", "-l", "app.kubernetes.io/part-of=kaito")
     for name in names.split():
         try:
@@ -51,6 +50,38 @@ async def install(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> No
         except CommandError:
             pods = await kubectl.json("get", "pods", "-n", NAMESPACE)
             raise LocalError(f"{name} does not become available:\n{waits(pods['items'])}") from None
+
+
+async def release(program: Helm, kubectl: Kubectl, values: dict[str, Any]) -> None:
+    """Install the release, or upgrade one that differs; one that is as it should be stays without a new revision."""
+    await kubectl.apply(_namespace())
+    text = json.dumps(values, sort_keys=True)
+    inputs = await asyncio.to_thread(_inputs, text)
+    if await _stands(program, kubectl, inputs):
+        return
+    target = (RELEASE, CHART, "--namespace", NAMESPACE, "--description", inputs)
+    # Values come through stdin: nothing of them in the process list.
+    await program("upgrade", "--install", *target, "--values", LOCAL_PROFILE, "--values", "-", stdin=text)
+
+
+def _inputs(values: str) -> str:
+    """A name for what a release is made of: the chart, with the folders that it has by link, and the values."""
+    linked = sorted(path.resolve() for path in CHART.rglob("*") if path.is_symlink())
+    return key("inputs", tree_digest([CHART, *linked]), values)
+
+
+async def _stands(program: Helm, kubectl: Kubectl, inputs: str) -> bool:
+    """Whether the release was made of exactly these inputs, and its objects still are as it says."""
+    try:
+        release = json.loads(await program("status", RELEASE, "--namespace", NAMESPACE, "--output", "json"))
+        if (release["info"]["status"], release["info"]["description"]) != ("deployed", inputs):
+            return False
+        flags = ("--server-side", "--force-conflicts", "--field-manager=helm", "--namespace", NAMESPACE)
+        await kubectl("diff", *flags, "-f", "-", stdin=release["manifest"])
+    except CommandError:
+        # No release, or an object that somebody changed. If anything else is wrong, an upgrade says it.
+        return False
+    return True
 
 
 def waits(pods: list[dict[str, Any]]) -> str:

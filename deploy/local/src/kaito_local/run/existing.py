@@ -22,6 +22,7 @@ from kaito_local.run.follow import follow
 from kaito_local.run.local import EXAMPLE, IMAGES, WORKSPACE, Options
 from kaito_local.run.phases import Phases
 from kaito_local.run.presets import push_demo_models
+from kaito_local.run.restart import allow_restart
 from kaito_local.run.show import show_answers, show_rows
 from kubecore.config import load_config
 
@@ -50,6 +51,7 @@ async def run_existing(context: str, registry_text: str, options: Options) -> No
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         say("  its node is asked for by a claim: Karpenter or a gpu-provisioner in that cluster has to answer it")
         await kubectl("apply", "-f", EXAMPLE)
+        await allow_restart(kubectl, WORKSPACE, references["model-server"])
         await follow(load_config(str(kubeconfig), context), WORKSPACE, references["model-server"], options.timeout)
     with phases.phase("answers"):
         await show_rows(kubectl, WORKSPACE)

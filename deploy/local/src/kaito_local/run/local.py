@@ -6,11 +6,14 @@ from pathlib import Path
 import msgspec
 
 from kaito_api.meta import Key
-from kaito_local import host
+from kaito_local import binaries, host
 from kaito_local.binaries import ensure
-from kaito_local.cluster import SYSTEM_NODE, Cluster
+from kaito_local.cluster import PROGRAMS, SYSTEM_NODE, Cluster
 from kaito_local.controlplane import ControlPlane
+from kaito_local.disk import check_room
 from kaito_local.errors import LocalError
+from kaito_local.images import build
+from kaito_local.images.blobs import BlobStore
 from kaito_local.images.build import build_images, image_store
 from kaito_local.images.catalog import SERVICES
 from kaito_local.images.containerd import Containerd
@@ -25,13 +28,19 @@ from kaito_local.run.chart import helm, install, local_values
 from kaito_local.run.follow import follow
 from kaito_local.run.phases import Phases
 from kaito_local.run.presets import push_demo_models
+from kaito_local.run.restart import allow_restart
 from kaito_local.run.second_act import Stage, learn, service_url
 from kaito_local.run.show import show_answers, show_rows
 from kubecore.config import load_config
 
 EXAMPLE = REPOSITORY / "examples" / "inference-phi-3.yaml"
 WORKSPACE = Key("default", "workspace-phi-3-mini")
-_PROGRAMS = {"debootstrap": "debootstrap", "docker-registry": "docker-registry", "skopeo": "skopeo"}
+_PACKAGES = {
+    **host.NODE_PACKAGES,
+    "debootstrap": "debootstrap",
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+}
 IMAGES = tuple(SERVICES)
 
 _WHO = {
@@ -58,8 +67,7 @@ async def run_local(options: Options) -> None:
     cluster = Cluster()
     store = image_store()
     with phases.phase("this machine"):
-        await host.prepare({**host.NODE_PACKAGES, **_PROGRAMS})
-        await ensure(("kubectl", "helm"))
+        await _prepare(store)
     with phases.phase("images (built once, kept in the cache)"):
         images = await build_images(IMAGES, store)
         await load_template(store, images, LOCAL_PREFIX)
@@ -89,6 +97,7 @@ async def run_local(options: Options) -> None:
         await install(await helm(cluster.kubeconfig), kubectl, values)
     with phases.phase(f"model: kubectl apply -f examples/{EXAMPLE.name}"):
         await kubectl("apply", "-f", EXAMPLE)
+        await allow_restart(kubectl, WORKSPACE, references["model-server"])
         await follow(load_config(str(cluster.kubeconfig)), WORKSPACE, references["model-server"], options.timeout)
     with phases.phase("answers"):
         await show_rows(kubectl, WORKSPACE)
@@ -130,6 +139,15 @@ async def end_all(*ends: Callable[[], Awaitable[object]]) -> None:
             left.append(str(error))
     if left:
         raise LocalError("\n".join(left))
+
+
+async def _prepare(store: BlobStore) -> None:
+    """Install and build what is missing, once it is known that the disk can take everything that will be made."""
+    host.check(_PACKAGES)
+    programs = await binaries.disk_needs((*PROGRAMS, "helm"))
+    check_room([*await build.disk_needs(IMAGES, store), *programs, *host.disk_needs(_PACKAGES)])
+    await host.prepare(_PACKAGES)
+    await ensure(("kubectl", "helm"))
 
 
 async def _load_into_nodes(cluster: Cluster, images: list[Image]) -> None:

@@ -14,6 +14,7 @@ from kaito_local.run import learning, manifests
 from kaito_local.run.ask import complete, model_name, reachable
 from kaito_local.run.follow import follow, follow_tuning
 from kaito_local.run.phases import Phases
+from kaito_local.run.restart import allow_restart
 from kubecore.config import load_config
 
 IMAGE = "adapters/rainbow:0.0.1"
@@ -55,6 +56,7 @@ async def learn(stage: Stage, phases: Phases) -> None:
         f"the adapter serves: kubectl apply -f examples/{manifests.ADAPTER.name} (image and Secret replaced)"
     ):
         await kubectl.apply(manifest)
+        await allow_restart(kubectl, key, stage.server)
         await follow(config, key, stage.server, timeout)
     with phases.phase("what was learnt"):
         await _show_learnt(await service_url(kubectl, key))
