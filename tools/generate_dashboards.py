@@ -210,6 +210,23 @@ BOARDS = [
             Panel("Time left", "kaito_tuner_eta_seconds", "s", "{{namespace}}/{{pod}}", "stat"),
             Panel("Tokens a second", "kaito_tuner_tokens_per_second", legend="{{namespace}}/{{pod}}"),
             Panel("Peak memory", "kaito_tuner_peak_memory_bytes", "bytes", "{{namespace}}/{{pod}}"),
+            Panel(
+                "Pushed",
+                "kaito_packager_done_bytes / kaito_packager_image_bytes or vector(0)",
+                "percentunit",
+                "{{namespace}}/{{pod}}",
+            ),
+            Panel(
+                "Time that pushes are held",
+                "kaito_packager_hold_seconds or vector(0)",
+                "s",
+                "{{namespace}}/{{pod}}",
+            ),
+            Panel(
+                "Pushes tried again",
+                "sum by (namespace, pod, reason) (kaito_packager_retries_total) or vector(0)",
+                legend="{{namespace}}/{{pod}} {{reason}}",
+            ),
         ],
     ),
     Board(

@@ -167,6 +167,42 @@ async def test_traces_go_where_the_values_say_and_nowhere_by_default(render: Any
     assert parse([], found)[1].traces
 
 
+async def test_a_private_authority_is_mounted_with_the_rights_that_it_takes(
+    apiserver: Any, namespace: str, render: Any
+) -> None:
+    """And by default there is neither."""
+    set_ = (
+        "--set",
+        f"global.registryCA.configMap=corp,global.registryCA.key=root.pem,{CONTROLLER}.settings.trustedRealms={{a,b}}",
+    )
+    helm = (await ensure(("helm",)))["helm"]
+    await run(helm, "lint", "--strict", CHART, *set_)
+    objects = await render(*set_, namespace=namespace)
+    (pod,) = [each for each in pods(objects) if each["metadata"]["name"] == CONTROLLER]
+    settings = _planning(objects)
+    (mount,) = [
+        m for m in pod["spec"]["containers"][0]["volumeMounts"] if settings.registry_ca.startswith(m["mountPath"])
+    ]
+    (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == mount["name"]]
+    file = settings.registry_ca.removeprefix(f"{mount['mountPath']}/")
+    assert volume["configMap"] == {"name": "corp", "items": [{"key": "root.pem", "path": file}]}
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "kubelet renews no such file"
+    assert settings.trusted_realms == {"a", "b"}
+    await apiserver.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    assert _config_map_verbs(objects) == {"list", "watch", "get", "create", "patch"}
+    plain = await render(namespace=namespace)
+    assert (_planning(plain).registry_ca, _planning(plain).trusted_realms) == ("", frozenset())
+    assert _config_map_verbs(plain) == {"list", "watch"}
+    with pytest.raises(CommandError, match="registryCA"):
+        await render("--set", "global.registryCA.name=corp")
+
+
+def _config_map_verbs(objects: list[dict[str, Any]]) -> set[str]:
+    rules = [rule for each in objects if each["kind"] == "ClusterRole" for rule in each["rules"]]
+    return {verb for rule in rules if "configmaps" in rule["resources"] for verb in rule["verbs"]}
+
+
 @pytest.mark.parametrize("issuer", ["", "corporate"])
 async def test_cert_manager_instead_of_own_certificates(render: Any, issuer: str) -> None:
     values = f"{CONTROLLER}.webhook.certificates=cert-manager,{CONTROLLER}.webhook.issuer.name={issuer}"
@@ -201,6 +237,12 @@ async def test_monitoring_objects_name_what_is_there(render: Any) -> None:
         and "metrics" in {port["name"] for port in each["spec"]["ports"]}
     ]
     assert {each["metadata"]["name"] for each in services} == {f"{CONTROLLER}-metrics", "gpu-provisioner-metrics"}
+    (podmonitor,) = [each for each in objects if each["kind"] == "PodMonitor"]
+    dropped = {
+        endpoint["port"]: [rule["regex"] for rule in endpoint["relabelings"] if rule.get("action") == "labeldrop"]
+        for endpoint in podmonitor["spec"]["podMetricsEndpoints"]
+    }
+    assert dropped == {"http": [], "metrics": ["container"]}, "tuner and packager have one port: one target, not two"
     (rules,) = [each for each in objects if each["kind"] == "PrometheusRule"]
     anchors = {
         re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")

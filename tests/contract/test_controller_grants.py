@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from kaito_api.workspace import Workspace
+from workspace_controller.inference import registry_ca
 from workspace_controller.inference.access import access, registry_secrets
 from workspace_controller.inference.weights import Weights
 from workspace_controller.naming import pod_names
@@ -175,6 +176,63 @@ async def test_nothing_cluster_wide_and_nothing_in_system_namespaces(controller:
     }
     assert "nothing cluster-wide" in await controller.refusal("POST", f"{RBAC}/clusterrolebindings", everything)
     assert "namespaces of the system" in await controller.refusal("POST", roles("kube-system"), role(SECRETS))
+
+
+def config_maps(namespace: str, name: str = "") -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps{'/' if name else ''}{name}"
+
+
+def authorities(namespace: str) -> dict[str, Any]:
+    """The ConfigMap as the controller writes it."""
+    workspace = msgspec.convert({"metadata": {"name": "w", "namespace": namespace, "uid": "0b1c"}}, Workspace)
+    return registry_ca.config_map(workspace, "-----BEGIN CERTIFICATE-----").body
+
+
+async def test_the_authorities_of_registries_are_written_and_renewed(controller: Any, namespace: str) -> None:
+    made = authorities(namespace)
+    await controller.create(config_maps(namespace), made)
+    changed = {"data": {registry_ca.KEY: "another"}, "metadata": {"annotations": {"a": "b"}}}
+    path = config_maps(namespace, made["metadata"]["name"])
+    await controller.call("PATCH", path, changed, "application/merge-patch+json")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "content"),
+    [
+        ({"name": "coredns"}, {}),
+        ({"name": "kaito-abc"}, {}),
+        ({"ownerReferences": []}, {}),
+        ({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "w", "uid": "0b1c"}]}, {}),
+        ({}, {"data": {"Corefile": "x"}}),
+        ({}, {"data": {registry_ca.KEY: "x", "inference_config.yaml": "vllm: {}"}}),
+        ({}, {"binaryData": {"script": "eA=="}}),
+    ],
+)
+async def test_other_config_maps_are_refused(controller: Any, namespace: str, metadata: Any, content: Any) -> None:
+    made = authorities(namespace)
+    body = {**made, **content, "metadata": {**made["metadata"], **metadata}}
+    refusal = await controller.refusal("POST", config_maps(namespace), body)
+    assert "only ConfigMaps of a Workspace" in refusal or "begins with kaito-" in refusal
+
+
+async def test_config_maps_of_others_cannot_be_taken_over(controller: Any, api: Any, namespace: str) -> None:
+    """Whatever its name: one that no Workspace owns stays as it is, and one that a Workspace owns keeps its owner."""
+    made = authorities(namespace)
+    path = config_maps(namespace, made["metadata"]["name"])
+    theirs = {**made, "metadata": {**made["metadata"], "ownerReferences": []}}
+    await api.create(config_maps(namespace), theirs)
+    owned = {"metadata": {"ownerReferences": made["metadata"]["ownerReferences"]}}
+    assert "only ConfigMaps of a Workspace" in await controller.refusal(
+        "PATCH", path, owned, "application/merge-patch+json"
+    )
+    await api.call("PATCH", path, owned, "application/merge-patch+json")
+    freed = {"metadata": {"ownerReferences": None}}
+    assert "only ConfigMaps of a Workspace" in await controller.refusal(
+        "PATCH", path, freed, "application/merge-patch+json"
+    )
+    assert "namespaces of the system" in await controller.refusal(
+        "POST", config_maps("kube-system"), authorities("kube-system")
+    )
 
 
 async def test_older_versions_of_the_api_lead_nowhere(controller: Any, namespace: str) -> None:

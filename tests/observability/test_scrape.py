@@ -25,6 +25,7 @@ from security_flows import MANIFEST, Flows
 
 import model_server.metrics
 import tuner.metrics
+from adapter_packager.metrics import Figures, Phase
 from gpu_provisioner.claims.view import ClaimKind
 from gpu_provisioner.cloud.azure import connect
 from gpu_provisioner.wiring import Provisioner
@@ -33,7 +34,9 @@ from kaito_api.report import EngineReport, Report, TuningReport
 from kaito_api.resources import NODECLAIMS
 from kaito_api.workspace_status import WorkspaceState
 from kaito_local.prometheus import BOARDS, RULES, Prometheus, Query, Target, prometheus, queries
+from kaito_oci import BytesBlob, media_types
 from kubecore.client import Client
+from kubecore.clock import SystemClock
 from kubecore.config import load_config
 from kubecore.leader import LeaderConfig
 from kubecore.testing.asserts import eventually
@@ -104,6 +107,17 @@ def vllm_names() -> dict[str, Any]:
     return found
 
 
+def held_push() -> CollectorRegistry:
+    """The page of a packager that waits for a registry."""
+    figures, registry = Figures(SystemClock()), CollectorRegistry()
+    figures.counted([BytesBlob(b"{}", media_types.OCI_CONFIG)])
+    figures.begin(600)
+    figures.enter(Phase.PUSH)
+    figures.retried("RegistryUnavailable")
+    registry.register(figures)
+    return registry
+
+
 @asynccontextmanager
 async def controller(apiserver: Any, namespace: str) -> AsyncIterator[int]:
     """The workspace-controller, electing itself; yields the port of its metrics."""
@@ -150,8 +164,9 @@ async def test_every_query_of_every_dashboard_returns_data(apiserver: Any, names
         served = Served()
         model = await stack.enter_async_context(page(served.registry))
         training = await stack.enter_async_context(page(tuner.metrics.exposition(report)))
+        pushing = await stack.enter_async_context(page(held_push()))
         pages = [("kaito-controllers", controllers, {}), ("kaito-provisioner", nodes, {})]
-        pages += [("kaito-models", model, POD), ("kaito-tuners", training, POD)]
+        pages += [("kaito-models", model, POD), ("kaito-tuners", training, POD), ("kaito-packagers", pushing, POD)]
         server = await stack.enter_async_context(prometheus(tmp_path))
         await server.scrape([Target(job, f"127.0.0.1:{port}", labels) for job, port, labels in pages])
         flows = Flows(s.client, namespace, NODECLAIMS)

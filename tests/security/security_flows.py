@@ -16,6 +16,7 @@ from kaito_api.core import StatefulSet
 from kaito_api.meta import Key, Resource
 from kaito_api.report import Report, encode
 from kaito_api.resources import (
+    CONFIGMAPS,
     CONTROLLERREVISIONS,
     DEPLOYMENTS,
     JOBS,
@@ -37,7 +38,13 @@ from kubecore.leader import LeaderConfig
 from kubecore.testing.asserts import eventually
 from kubecore.transport import Request, Transport
 from workspace_controller.catalog_files import load_catalog
-from workspace_controller.naming import headless_service_name, network_policy_name, service_account_name
+from workspace_controller.inference.registry_ca import KEY
+from workspace_controller.naming import (
+    headless_service_name,
+    network_policy_name,
+    registry_ca_name,
+    service_account_name,
+)
 from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.settings import Settings
 from workspace_controller.wiring import wire
@@ -190,10 +197,12 @@ class Flows:
         """Under each name that a Workspace needs stands somebody else's object: it is looked at and left alone."""
         account = {"metadata": {"name": service_account_name("taken"), "namespace": self.namespace}}
         reference = {"apiGroup": ROLES.group, "kind": "Role", "name": "view"}
-        strangers = [
+        trust = {"metadata": {"name": registry_ca_name("taken"), "namespace": self.namespace}}
+        strangers: list[tuple[Resource[Any], dict[str, Any]]] = [
             (SERVICEACCOUNTS, account),
             (ROLES, {**account, "rules": []}),
             (ROLEBINDINGS, {**account, "roleRef": reference}),
+            (CONFIGMAPS, trust),
         ]
         for res, body in strangers:
             await self.client.create(res, body)
@@ -202,8 +211,8 @@ class Flows:
             await self.client.delete(WORKSPACES, self.key("taken"))
             await self.gone(WORKSPACES, "taken")
             await self.client.delete(res, self.key(body["metadata"]["name"]))
-            for left in (SERVICEACCOUNTS, ROLES, ROLEBINDINGS):  # no garbage collector runs here
-                await self.client.delete(left, self.key(body["metadata"]["name"]))
+            for left, made in strangers:  # no garbage collector runs here
+                await self.client.delete(left, self.key(made["metadata"]["name"]))
             await self.client.delete(SERVICES, self.key("taken"))
 
     async def tune(self, name: str) -> None:
@@ -256,6 +265,7 @@ class Flows:
             (ROLEBINDINGS, account, {"subjects": []}),
             (SERVICES, name, {"spec": {"selector": {labels.WORKSPACE: "stranger"}}}),
             (STATEFULSETS, name, {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
+            (CONFIGMAPS, registry_ca_name(name), {"data": {KEY: "nobody"}}),
         ]
         for res, child, edit in edits:
             before = await self.raw(res, child)
@@ -263,7 +273,7 @@ class Flows:
 
             async def again(res: Resource[Any] = res, child: str = child, wanted: Any = before) -> bool:
                 found = await self.raw(res, child)
-                for part in ("spec", "rules", "subjects", "automountServiceAccountToken"):
+                for part in ("spec", "rules", "subjects", "automountServiceAccountToken", "data"):
                     assert found.get(part) == wanted.get(part), (res.plural, found.get(part), wanted.get(part))
                 return True
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 from security_flows import ADAPTER, MANIFEST, POLICIES, RELEASE, SERVICE, Flows, controller
 
 from kaito_api.meta import Key
@@ -33,6 +34,7 @@ from workspace_controller.observe import Observer
 from workspace_controller.plan import plan
 from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.recent import Recent
+from workspace_controller.registry_ca_file import RegistryCaFile
 from workspace_controller.revision import plan_revision
 from workspace_controller.settings import ClaimApi, Settings
 from workspace_controller.wiring import build_caches
@@ -54,7 +56,9 @@ async def lagging(kubeconfig: Path, settings: Settings, workspace: Key) -> None:
         caches = build_caches(client, settings, ProcessSettings())
         clock = SystemClock()
         recent = Recent(clock)
-        observed = Observer(caches, recent).observe(await client.get(WORKSPACES, workspace))
+        registry_ca = RegistryCaFile(settings.registry_ca, clock)
+        observer = Observer(caches, recent, registry_ca=registry_ca.text)
+        observed = observer.observe(await client.get(WORKSPACES, workspace))
         served = msgspec.structs.replace(observed, claim_api_served=True)
         decision = plan(served, load_catalog(None), settings, clock.now())
         assert decision.creates
@@ -80,14 +84,25 @@ async def repeated_event(kubeconfig: Path, workspace: Workspace) -> None:
 
 @pytest.mark.parametrize(("api", "claims"), [("nodeclaim", NODECLAIMS), ("machine", MACHINES)])
 async def test_every_right_is_used_and_none_is_missing(
-    apiserver: Any, render: Any, log_in: Any, client: Client, restricted: str, api: str, claims: Any, release_of: Any
+    apiserver: Any,
+    render: Any,
+    log_in: Any,
+    client: Client,
+    restricted: str,
+    api: str,
+    claims: Any,
+    release_of: Any,
+    tmp_path: Path,
 ) -> None:
     objects = await render(
-        "--set", f"{SERVICE}.settings.claimApi={api},{SERVICE}.webhook.enabled=false", namespace=RELEASE
+        "--set",
+        f"{SERVICE}.settings.claimApi={api},{SERVICE}.webhook.enabled=false,global.registryCA.configMap=ca",
+        namespace=RELEASE,
     )
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     async with release_of(objects) as release:
         kubeconfig = await log_in(RELEASE, SERVICE)
-        settings = Settings(claim_api=ClaimApi(api))
+        settings = Settings(claim_api=ClaimApi(api), registry_ca=str(tmp_path / "ca.pem"))
         flows = Flows(client, restricted, claims)
         await flows.left_by_an_earlier_version()
         async with claim_stand_in(client, ReadyNodes(client), claims), controller(kubeconfig, settings):

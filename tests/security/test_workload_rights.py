@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,12 +27,13 @@ import model_server.options
 import tuner.cluster
 import tuner.options
 from adapter_packager.exits import ExitCode
+from kaito_api.core.access import DOCKER_CONFIG_TYPE
 from kaito_api.labels import REPORT_PREFIX
 from kaito_api.report import decode
 from kaito_api.resources import JOBS, NODECLAIMS, PODS, ROLES, SECRETS, STATEFULSETS, WORKSPACES
 from kaito_local.claims import claim_stand_in
 from kaito_local.nodes.backends import ReadyNodes
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from kaito_oci.testing.docker_registry import DockerRegistry
 from kubecore.client import Client
 from kubecore.clock import SystemClock
 from kubecore.testing.asserts import eventually
@@ -46,6 +47,7 @@ from model_server.fetch import adapters as adapter_look
 from model_server.lifecycle import Lifecycle
 from model_server.metrics import Metrics
 from model_server.options import FetchOptions, ServeOptions
+from model_server.registries import registry_settings
 from model_server.reporter import Reporter
 from tuner.keeper import keeper
 from tuner.reporter import Reporter as TunerReporter
@@ -126,7 +128,7 @@ class Containers:
                     adapter_store=store,
                     client=connection.client,
                     namespace=options.workspace.namespace,
-                    plain_http=options.plain_http,
+                    registries=registry_settings(options),
                     base=None,
                     max_rank=16,
                     metrics=metrics,
@@ -164,13 +166,7 @@ class Containers:
         assert await asyncio.wait_for(adapter_packager.cli.main(options), PATIENCE) == expected
 
     def _reporter(self, name: str, connection: model_server.cluster.Cluster) -> Reporter:
-        return Reporter(
-            clock=SystemClock(),
-            container=name,
-            termination_log=self._log,
-            annotate=connection.annotate,
-            pod=connection.pod,
-        )
+        return Reporter(clock=SystemClock(), annotate=connection.annotator(name), termination_log=self._log)
 
 
 def workspaces(registry: str, tag: str = "1") -> dict[str, dict[str, Any]]:
@@ -184,14 +180,6 @@ def workspaces(registry: str, tag: str = "1") -> dict[str, dict[str, Any]]:
         "output": {"image": f"{registry}/tuned:1", "imagePushSecret": "push"},
     }
     return {"served": MANIFEST | {"inference": inference}, "tuned": TUNING | {"tuning": tuning}}
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder, password=True) as running:
-        yield running
 
 
 async def judged(flows: Flows, name: str, read: Callable[[], Record]) -> None:
@@ -221,27 +209,27 @@ async def test_the_pods_use_every_right_and_miss_none(
     release_of: Any,
     client: Client,
     restricted: str,
-    registry: DockerRegistry,
+    locked_registry: DockerRegistry,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flows = Flows(client, restricted, NODECLAIMS)
 
     async def edit() -> str:
-        edited = await flows.apply("served", workspaces(registry.host, "2")["served"])
+        edited = await flows.apply("served", workspaces(locked_registry.host, "2")["served"])
         return str(edited.inference.adapters[0].source.image)
 
-    containers = Containers(tmp_path, registry.dockerconfigjson(), edit)
-    document = {".dockerconfigjson": base64.b64encode(registry.dockerconfigjson()).decode()}
+    containers = Containers(tmp_path, locked_registry.dockerconfigjson(), edit)
+    document = {".dockerconfigjson": base64.b64encode(locked_registry.dockerconfigjson()).decode()}
     for secret in ("weights", "adapters", "rows", "push"):
         metadata = {"name": secret, "namespace": restricted}
-        await client.create(SECRETS, {"metadata": metadata, "type": pull_secrets.SECRET_TYPE, "data": document})
+        await client.create(SECRETS, {"metadata": metadata, "type": DOCKER_CONFIG_TYPE, "data": document})
     objects = await render("--set", f"{SERVICE}.webhook.enabled=false", namespace=RELEASE)
-    settings = Settings(plain_http_hosts=frozenset({registry.host}))
+    settings = Settings(plain_http_hosts=frozenset({locked_registry.host}))
     async with release_of(objects) as release:
         kubeconfig = await log_in(RELEASE, SERVICE)
         async with claim_stand_in(client, ReadyNodes(client), NODECLAIMS), controller(kubeconfig, settings):
-            for name, manifest in workspaces(registry.host).items():
+            for name, manifest in workspaces(locked_registry.host).items():
                 await flows.apply(name, manifest)
             for name, workload in (("served", STATEFULSETS), ("tuned", JOBS)):
                 await flows.planned(workload, name)

@@ -10,12 +10,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+import adapter_packager.metrics
 import gpu_provisioner.metrics
 import model_server.metrics
 import tuner.metrics
 import workspace_controller.metrics
 from kaito_api.report import TuningReport
 from kubecore import metrics as kubecore_metrics
+from kubecore.clock import SystemClock
 from reference.table import code, table
 
 
@@ -42,8 +44,12 @@ def page() -> str:
             "vLLM's own metrics (`vllm:...`, `http_...`) stand on the same page; their reference is vLLM's documentation.\n",
             _table(server),
             "## tuner\n",
-            "On the port of `--metrics-port`, and none without it.\n",
+            "On the port of `--metrics-port`, and none without it; in the Job's pod 5000.\n",
             _tuner(),
+            "## adapter-packager\n",
+            "While it pushes, on the port of `--metrics-port`, and none without it; in the Job's pod 5000, which the tuner has "
+            "left by then.\n",
+            _packager(),
         ]
     )
 
@@ -59,6 +65,18 @@ def _tuner() -> str:
     families = sorted((f.name, f.type, f.documentation) for f in text_string_to_metric_families(page))
     rows = [(code(name), kind, "", text.rstrip(".")) for name, kind, text in families]
     return table(("Metric", "Type", "Labels", "Meaning"), rows)
+
+
+def _packager() -> str:
+    figures = adapter_packager.metrics.Figures(SystemClock())
+    figures.counted([])
+    figures.begin(0.0)
+    figures.retried("")
+    rows = [
+        (code(family.name), family.type, ", ".join(map(code, family.samples[0].labels)), family.documentation)
+        for family in figures.collect()
+    ]
+    return table(("Metric", "Type", "Labels", "Meaning"), sorted(rows))
 
 
 def _table(source: ModuleType | object) -> str:

@@ -18,6 +18,7 @@ HEAD = ("On", "In", "May", "Why")
 CONDITIONS = {
     "claimApi": "with `settings.claimApi: {}`",
     "webhook": "with `webhook.certificates: {}`",
+    "registryCA": "with `global.registryCA.configMap`",
 }
 UNINSTALL = "uninstall"
 UNINSTALL_WORDS = (

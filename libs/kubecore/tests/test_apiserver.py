@@ -18,14 +18,14 @@ from prometheus_client import REGISTRY
 
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key, Resource
-from kaito_api.resources import CONFIGMAPS, EVENTS, PODS, SERVICEACCOUNTS, STATEFULSETS
-from kubecore.apply import Applier, add_finalizer, create_once, owned_by, remove_finalizer
+from kaito_api.resources import CONFIGMAPS, EVENTS, PODS, SERVICEACCOUNTS
 from kubecore.backoff import BackoffPolicy
 from kubecore.client import Client
 from kubecore.config import ClusterConfig, load_config
 from kubecore.controller import Controller
-from kubecore.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, NotLeader, NotServed
+from kubecore.errors import AlreadyExists, Conflict, Invalid, NotFound, NotServed
 from kubecore.events import EventRecorder
+from kubecore.finalizers import remove_finalizer
 from kubecore.informer import Event, Informer
 from kubecore.reflector import Timings
 from kubecore.testing.asserts import eventually
@@ -249,117 +249,31 @@ class TestWrites:
             await client.get(PODS, Key(namespace, "p"))
 
     async def test_finalizers(self, namespace: str, client: Client) -> None:
-        read = await client.create(CONFIGMAPS, cm(namespace, "a"))
         ours, theirs = "kaito.sh/ours", "example.com/theirs"
-        with_ours = await add_finalizer(client, CONFIGMAPS, read, ours)
-        assert with_ours.metadata.finalizers == [ours]
-        assert await add_finalizer(client, CONFIGMAPS, with_ours, ours) is with_ours
-        with pytest.raises(Conflict):
-            await add_finalizer(client, CONFIGMAPS, read, theirs)
-        both = await add_finalizer(client, CONFIGMAPS, with_ours, theirs)
+        body = cm(namespace, "a")
+        body["metadata"]["finalizers"] = [ours, theirs]
+        both = await client.create(CONFIGMAPS, body)
         await client.patch(
             CONFIGMAPS, Key(namespace, "a"), {"data": {"x": "y"}}
         )  # a newer version does not hinder removal
         await client.delete(CONFIGMAPS, Key(namespace, "a"))
         after = await remove_finalizer(client, CONFIGMAPS, both, ours)
         assert after.metadata.finalizers == [theirs]
+        assert await remove_finalizer(client, CONFIGMAPS, after, ours) is after
         with pytest.raises(Conflict):
             await remove_finalizer(client, CONFIGMAPS, both, ours)
         await remove_finalizer(client, CONFIGMAPS, after, theirs)
         assert await remove_finalizer(client, CONFIGMAPS, after, theirs) is None
 
-    async def test_a_finalizer_is_not_put_on_a_namesake(self, namespace: str, client: Client) -> None:
-        read = await client.create(CONFIGMAPS, cm(namespace, "a"))
+    async def test_a_namesake_keeps_its_finalizer(self, namespace: str, client: Client) -> None:
+        body = cm(namespace, "a")
+        body["metadata"]["finalizers"] = ["kaito.sh/ours"]
+        read = await client.create(CONFIGMAPS, body)
         await client.delete(CONFIGMAPS, Key(namespace, "a"))
-        await client.create(CONFIGMAPS, cm(namespace, "a"))
+        assert await remove_finalizer(client, CONFIGMAPS, read, "kaito.sh/ours") is not None
+        await client.create(CONFIGMAPS, body)
         with pytest.raises(Conflict):
-            await add_finalizer(client, CONFIGMAPS, read, "kaito.sh/ours")
-
-
-class TestApplier:
-    ANNOTATION = "test.kaito.sh/applied"
-
-    @pytest.fixture
-    async def owner(self, namespace: str, client: Client) -> ConfigMap:
-        return await client.create(CONFIGMAPS, cm(namespace, "owner"))
-
-    def child(self, namespace: str, owner: ConfigMap, **data: str) -> dict[str, Any]:
-        desired = cm(namespace, "child", **data)
-        reference = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "name": "owner",
-            "uid": owner.metadata.uid,
-            "controller": True,
-        }
-        desired["metadata"]["ownerReferences"] = [reference]
-        return desired
-
-    async def test_create_change_and_remove_fields(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        applier = Applier(client, manager="kubecore/test", annotation=self.ANNOTATION)
-        ours = owned_by(owner.metadata.uid)
-        first = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1", b="2"), current=None, ours=ours)
-        await client.patch(CONFIGMAPS, Key(namespace, "child"), {"data": {"theirs": "x"}}, manager="somebody")
-        second = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=first, ours=ours)
-        assert second.data == {"a": "1", "theirs": "x"}
-
-    async def test_what_stands_is_not_written_again(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        writing = [True]
-        fenced = Client(client.transport, fence=lambda: writing[0])
-        desired, ours = self.child(namespace, owner, a="1"), owned_by(owner.metadata.uid)
-        applier, restarted = (Applier(fenced, manager="kubecore/test", annotation=self.ANNOTATION) for _ in range(2))
-        first = await applier.apply(CONFIGMAPS, desired, current=None, ours=ours)
-        writing[0] = False
-        assert await applier.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
-        assert await restarted.apply(CONFIGMAPS, desired, current=first, ours=ours) is first
-        with pytest.raises(NotLeader):
-            await restarted.apply(CONFIGMAPS, self.child(namespace, owner, a="2"), current=first, ours=ours)
-
-    async def test_a_drifted_spec_is_put_right(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        reference = self.child(namespace, owner)["metadata"]["ownerReferences"]
-        pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-        spec = {"replicas": 1, "serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": pod}
-        desired = {"metadata": {"name": "w", "namespace": namespace, "ownerReferences": reference}, "spec": spec}
-        applier, ours = (
-            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
-            owned_by(owner.metadata.uid),
-        )
-        first = await applier.apply(STATEFULSETS, desired, current=None, ours=ours)
-        assert await applier.apply(STATEFULSETS, desired, current=first, ours=ours) is first
-        drifted = await client.patch(STATEFULSETS, Key(namespace, "w"), {"spec": {"replicas": 5}})
-        mended = await applier.apply(STATEFULSETS, desired, current=drifted, ours=ours)
-        assert mended.spec.replicas == 1
-
-    async def test_a_strangers_object_is_not_touched(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        stranger = await client.create(CONFIGMAPS, cm(namespace, "child", precious="x"))
-        applier, ours = (
-            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
-            owned_by(owner.metadata.uid),
-        )
-        for current in (None, stranger):
-            with pytest.raises(NameTaken, match=r"ConfigMap .*/child exists already and has no controller"):
-                await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=current, ours=ours)
-        with pytest.raises(NameTaken):
-            await create_once(client, CONFIGMAPS, self.child(namespace, owner, a="1"), ours=ours)
-        untouched = await client.get(CONFIGMAPS, Key(namespace, "child"))
-        assert untouched.metadata.resource_version == stranger.metadata.resource_version
-
-    async def test_a_stale_cache_never_recreates(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        applier, ours = (
-            Applier(client, manager="kubecore/test", annotation=self.ANNOTATION),
-            owned_by(owner.metadata.uid),
-        )
-        first = await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="1"), current=None, ours=ours)
-        await client.delete(CONFIGMAPS, Key(namespace, "child"))
-        with pytest.raises(Conflict):
-            await applier.apply(CONFIGMAPS, self.child(namespace, owner, a="2"), current=first, ours=ours)
-        with pytest.raises(NotFound):
-            await client.get(CONFIGMAPS, Key(namespace, "child"))
-
-    async def test_create_once_takes_over_its_own(self, namespace: str, client: Client, owner: ConfigMap) -> None:
-        desired, ours = self.child(namespace, owner, a="1"), owned_by(owner.metadata.uid)
-        first = await create_once(client, CONFIGMAPS, desired, ours=ours)
-        assert (await create_once(client, CONFIGMAPS, desired, ours=ours)).metadata.uid == first.metadata.uid
+            await remove_finalizer(client, CONFIGMAPS, read, "kaito.sh/ours")
 
 
 class TestEvents:

@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import sys
-import kubecore.manager, kubecore.apply, kubecore.events
+import kubecore.manager, kubecore.finalizers, kubecore.events
 from kubecore.kubernetes_asyncio_config import readers
 assert readers() is readers()
 left = [name for name in sys.modules if name.startswith("kubernetes_asyncio")]

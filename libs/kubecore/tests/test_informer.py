@@ -341,6 +341,28 @@ class TestRecord:
         live.replaced([_map("a", 3)], "40")
         assert names(live) == {"a"}
 
+    async def test_a_list_of_a_restored_etcd_is_believed(self, live: Informer[ConfigMap]) -> None:
+        """Its versions begin anew, lower than what the watch had brought: only our own writes can be ahead of a list."""
+        live.changed("ADDED", _map("lost", 40))
+        live.changed("MODIFIED", _map("a", 41))
+        live.replaced([_map("a", 3)], "20")
+        assert names(live) == {"a"}
+        assert live.get(Key("default", "a")).metadata.resource_version == "3"
+        live.changed("MODIFIED", _map("a", 21))
+        assert live.get(Key("default", "a")).metadata.resource_version == "21"
+
+    async def test_a_list_that_covers_up_somebody_s_change_tells_of_it(self, live: Informer[ConfigMap]) -> None:
+        """The watch was away: 11 was somebody's, 12 is ours, and the list shows 12, which the cache had already."""
+        changes: list[Event[ConfigMap]] = []
+        live.record(_map("a", 12))
+        live.add_handler(changes.append)
+        changes.clear()
+        live.replaced([_map("a", 12)], "20")
+        assert [(change.type, change.key.name, change.echo) for change in changes] == [("MODIFIED", "a", False)]
+        changes.clear()
+        live.replaced([_map("a", 12)], "30")
+        assert changes == [], "told once"
+
 
 class TestLineSplitter:
     @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])

@@ -35,6 +35,7 @@ KEY = Key("default", "a")
         (status(422, "Invalid"), errors.Invalid),
         (status(429, "TooManyRequests"), errors.TooManyRequests),
         (status(500, "InternalError"), errors.ServerError),
+        (status(500, "", "failed to create typed patch object (a/b; v1, Kind=C): .x: no"), errors.Invalid),
         (reply("<html>bad gateway</html>", 502, content_type="text/html"), errors.ServerError),
         (status(504, "Timeout"), errors.ServerError),
         (reply(b"", 418), errors.ApiError),

@@ -1,10 +1,8 @@
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from kaito_oci import Patience, RegistrySettings
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 from kaito_oci.testing.scripted_registry import ScriptedRegistry
 from kaito_oci.testing.scripted_server import ScriptedServer, scripted_server
 
@@ -12,22 +10,6 @@ RETRIES = Patience(attempts=3, backoff=0.01, backoff_cap=0.05)
 """Usual deadlines, so that a busy machine does not matter, and short pauses."""
 HURRIED = Patience(connect=5, head=1, stall=0.5, commit=2, min_rate=1000, attempts=2, backoff=0.01, backoff_cap=0.05)
 """For servers that are too slow on purpose."""
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder) as running:
-        yield running
-
-
-@pytest.fixture
-async def locked_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "locked-registry"
-    folder.mkdir()
-    async with docker_registry(folder, password=True) as running:
-        yield running
 
 
 @pytest.fixture

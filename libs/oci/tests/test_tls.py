@@ -5,14 +5,19 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trustme
 
-from kaito_oci import RegistrySettings, errors, pull, resolve
+from kaito_oci import Patience, Reference, RegistrySettings, errors, pull, resolve
+from kaito_oci.session import open_session
+from kaito_oci.testing.docker_registry import DockerRegistry
 from kaito_oci.testing.scripted_registry import ScriptedRegistry
 from kaito_oci.testing.scripted_server import Reply, ScriptedServer, scripted_server
+
+RETRIES = Patience(attempts=3, backoff=0.01, backoff_cap=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +84,134 @@ async def test_cancelling_cuts_an_encrypted_connection(
         async with asyncio.timeout(0.5):
             await pull(f"{encrypted.host}/a/b:v1", tmp_path / "out", settings=RegistrySettings(ca_bundle=bundle))
     assert time.monotonic() - started < 5
+
+
+async def test_the_bundle_is_trusted_besides_the_public_authorities(
+    script: ScriptedRegistry,
+    encrypted: ScriptedServer,
+    bundle: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A private registry whose blobs lie with a provider that everybody knows."""
+    public = trustme.CA()
+    public.cert_pem.write_to_path(tmp_path / "public.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "public.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    public.issue_cert("127.0.0.1").configure_cert(context)
+    script.add_artifact({"weights": b"w"})
+    async with scripted_server(lambda _: Reply(body=b"w"), tls=context) as storage:
+        away = Reply(307, {"Location": f"https://{storage.host}/w"})
+        script.overrides.append(lambda request: away if "/blobs/" in request.path else None)
+        await pull(f"{encrypted.host}/a/b:v1", tmp_path / "out", settings=RegistrySettings(ca_bundle=bundle))
+        assert (tmp_path / "out" / "weights").read_bytes() == b"w"
+        with pytest.raises(errors.TlsFailed, match=f"^{encrypted.host}: .* not public"):
+            await resolve(f"{encrypted.host}/a/b:v1")
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(errors.TlsFailed, match=f"^{storage.host}: .* nor in the CA bundle"):
+            await pull(f"{encrypted.host}/a/b:v1", tmp_path / "no", settings=RegistrySettings(ca_bundle=bundle))
+
+
+async def test_mozillas_list_stays(script: ScriptedRegistry, encrypted: ScriptedServer, bundle: str) -> None:
+    script.add_artifact({"weights": b"w"})
+    name, settings = Reference.parse(f"{encrypted.host}/a/b:v1"), RegistrySettings(ca_bundle=bundle)
+    async with open_session(name, lambda client: client.head_manifest("v1"), settings=settings) as (_, client, _):
+        used = client.session.get_adapter("https://").poolmanager.connection_pool_kw["ssl_context"]
+        assert used.cert_store_stats()["x509_ca"] > 50
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_the_token_endpoint_is_trusted_by_the_same_file(
+    script: ScriptedRegistry, server: ScriptedServer, authority: trustme.CA, bundle: str, trusted: bool
+) -> None:
+    script.add_artifact({"weights": b"w"})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    async with scripted_server(lambda _: Reply(body=b'{"token":"t"}'), "localhost", context) as realm:
+        asked = Reply(401, {"WWW-Authenticate": f'Bearer realm="https://{realm.host}/token",service="s"'})
+        script.overrides.append(lambda request: None if request.headers.get("authorization") == "Bearer t" else asked)
+        settings = RegistrySettings(plain_http_hosts={server.host}, ca_bundle=bundle if trusted else "")
+        if trusted:
+            assert await resolve(f"{server.host}/a/b:v1", settings=settings)
+            return
+        with pytest.raises(errors.TlsFailed, match=f"^{realm.host}: .* CA bundle"):
+            await resolve(f"{server.host}/a/b:v1", settings=settings)
+        assert len(server.requests) == 1, "not tried again"
+
+
+async def test_a_renewed_bundle_counts_from_the_next_call_on(
+    script: ScriptedRegistry, encrypted: ScriptedServer, authority: trustme.CA, tmp_path: Path
+) -> None:
+    script.add_artifact({"weights": b"w"})
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    settings = RegistrySettings(ca_bundle=str(file))
+    with pytest.raises(errors.TlsFailed):
+        await resolve(f"{encrypted.host}/a/b:v1", settings=settings)
+    authority.cert_pem.write_to_path(file)
+    assert await resolve(f"{encrypted.host}/a/b:v1", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "cannot be read: No such file"), (b"", "certificates in PEM"), (b"\0", "in PEM")]
+)
+async def test_a_bundle_that_is_none_is_named(
+    encrypted: ScriptedServer, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(errors.TlsFailed, match=f"the CA bundle {file} .*{words}"):
+        await resolve(f"{encrypted.host}/a/b:v1", settings=RegistrySettings(ca_bundle=str(file)))
+
+
+async def test_each_failure_has_its_own_words(
+    script: ScriptedRegistry, registry: DockerRegistry, encrypted: ScriptedServer, authority: trustme.CA, bundle: str
+) -> None:
+    settings = RegistrySettings(ca_bundle=bundle)
+    with pytest.raises(errors.TlsFailed, match=r"another name .*127\.0\.0\.1"):
+        await resolve(f"{encrypted.host.replace('localhost', '127.0.0.1')}/a/b:v1", settings=settings)
+    with pytest.raises(errors.TlsFailed, match="does not speak TLS: name the host as plain-http"):
+        await resolve(f"{registry.host}/a/b:v1", settings=settings)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    late = datetime(2020, 1, 1, tzinfo=UTC)
+    authority.issue_cert("127.0.0.1", not_after=late, not_before=late - timedelta(days=9)).configure_cert(context)
+    async with scripted_server(script, tls=context) as expired:
+        with pytest.raises(errors.TlsFailed, match=r"out of date .*expired"):
+            await resolve(f"{expired.host}/a/b:v1", settings=settings)
+
+
+async def test_a_handshake_that_is_cut_is_tried_again(
+    script: ScriptedRegistry, encrypted: ScriptedServer, bundle: str
+) -> None:
+    """A registry behind a load balancer restarts: the connection ends before there is any certificate."""
+    script.add_artifact({"weights": b"w"})
+    cut = 2
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cut
+        hello = await reader.read(65536)
+        if cut:
+            cut -= 1
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", int(encrypted.host.rpartition(":")[2]))
+        back.write(hello)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pump(reader, back))
+            group.create_task(_pump(there, writer))
+
+    front = await asyncio.start_server(relay, "127.0.0.1", 0)
+    host = f"localhost:{front.sockets[0].getsockname()[1]}"
+    async with front:
+        assert await resolve(f"{host}/a/b:v1", settings=RegistrySettings(ca_bundle=bundle, patience=RETRIES))
+        cut = 9
+        with pytest.raises(errors.Unavailable, match="after 3 tries"):
+            await resolve(f"{host}/a/b:v1", settings=RegistrySettings(ca_bundle=bundle, patience=RETRIES))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
+    writer.close()

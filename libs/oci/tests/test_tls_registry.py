@@ -1,21 +1,12 @@
 """A real registry that speaks TLS with an authority of its own."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from kaito_oci import BytesBlob, RegistrySettings, errors, media_types, pull, push, resolve
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
-
-
-@pytest.fixture
-async def tls_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "tls-registry"
-    folder.mkdir()
-    async with docker_registry(folder, tls=True) as running:
-        yield running
+from kaito_oci.testing.docker_registry import DockerRegistry
 
 
 async def test_what_is_pushed_over_tls_comes_back(tls_registry: DockerRegistry, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 
 from adapter_packager.arguments import parse
 from adapter_packager.cli import main
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
 
 MakeAdapter = Callable[..., Path]
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -80,22 +79,6 @@ def kubeconfig(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder) as running:
-        yield running
-
-
-@pytest.fixture
-async def locked_registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "locked-registry"
-    folder.mkdir()
-    async with docker_registry(folder, password=True) as running:
-        yield running
 
 
 @pytest.fixture

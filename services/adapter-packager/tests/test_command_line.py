@@ -123,6 +123,21 @@ async def test_exit_codes(
     assert "Traceback" not in err
 
 
+async def test_a_registry_of_a_private_authority(
+    run: Run, make_adapter: MakeAdapter, tls_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, name = make_adapter(), f"{tls_registry.host}/me/adapter:v1"
+    for command in (("check", name), ("push", path, name)):
+        code, _, err = await run(*command)
+        assert (code, err.startswith("TLSFailed: ")) == (76, True)
+        assert "signed by an authority that is not public" in err
+    monkeypatch.setenv("KAITO_CA_BUNDLE", str(tls_registry.ca))
+    assert (await run("check", name))[0] == 0
+    code, pushed, _ = await run("push", path, name)
+    assert code == 0
+    assert (await run("verify", pushed.strip()))[0] == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -137,7 +152,7 @@ async def test_exit_codes(
         (errors.UnsafeLocation, 67),
         (errors.Unavailable, 69),
         (errors.Truncated, 69),
-        (errors.TlsFailed, 69),
+        (errors.TlsFailed, 76),
         (errors.Unauthorized, 72),
         (errors.Denied, 72),
         (errors.UntrustedRealm, 72),

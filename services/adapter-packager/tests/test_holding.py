@@ -10,6 +10,7 @@ from adapter_packager import folder
 from adapter_packager.access import Access
 from adapter_packager.exits import SecretProblem
 from adapter_packager.holding import QUIET_SECONDS, Moved, hold_on
+from adapter_packager.metrics import Figures
 from adapter_packager.package import Format
 from adapter_packager.pod_report import PodReport
 from adapter_packager.publish import publish
@@ -32,6 +33,7 @@ MakeAdapter = Callable[..., Path]
             600.0,
             4,
         ),
+        ([errors.TlsFailed("an authority that nobody has named yet")], 600.0, 2),
         ([errors.Unavailable("down")] * 100, 10.0, (2, 9)),
         ([errors.Unavailable("down")], 0.0, (1, 1)),
         ([errors.Unavailable("down")], None, (1, 1)),
@@ -144,6 +146,7 @@ async def test_a_registry_that_stands_still_does_not_hold_the_node(
         hold=600.0,
         clock=clock,
         report=PodReport(clock, None, None),
+        figures=Figures(clock),
         progress=lambda _done, _total: None,
     )
     async with asyncio.TaskGroup() as group:

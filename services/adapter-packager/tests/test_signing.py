@@ -204,14 +204,14 @@ async def test_in_a_pod_the_check_ends_with_the_reason(
 async def test_a_key_that_comes_while_the_check_waits(registry: DockerRegistry, keys: Keys, tmp_path: Path) -> None:
     said: list[str] = []
 
-    async def write(report: bytes) -> None:
-        found = decode(report.decode())
+    async def annotate(report: str) -> None:
+        found = decode(report)
         assert found is not None
         said.append(found.reason)
 
     path, clock = tmp_path / "cosign.key", SystemClock()
     access = Access(settings=RegistrySettings(plain_http_hosts=frozenset({registry.host})))
-    report = PodReport(clock, write, None)
+    report = PodReport(clock, annotate, None)
     name = Reference.parse(f"{registry.host}/me/adapter:v1")
     async with report.running(), asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(publish.check(name, access, sign_key=path, hold=60, clock=clock, report=report))

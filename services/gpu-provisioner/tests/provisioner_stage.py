@@ -147,17 +147,7 @@ async def stage(
             assertion = folder / "assertion"
             assertion.write_text("x")
             settings = Settings(
-                azure=AzureSettings(
-                    subscription_id=arm.identity.subscription,
-                    resource_group=arm.identity.resource_group,
-                    cluster_name=arm.identity.cluster,
-                    tenant_id=arm.identity.tenant,
-                    client_id="client",
-                    federated_token_file=str(assertion),
-                    endpoint=arm.url,
-                    authority=arm.url.replace("127.0.0.1", "localhost"),
-                    ca_file=str(arm.certificate),
-                ),
+                azure=AzureSettings(**arm.settings(), federated_token_file=str(assertion)),
                 shared_pools=shared,
                 leader_elect=False,
                 list_active_seconds=0.05 if clock is None else 1.0,  # of a clock that runs many times as fast

@@ -226,7 +226,7 @@ async def test_two_replicas_without_a_lease_still_buy_nothing_twice(
 async def test_missing_kinds(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
     async with stage(apiserver, tmp_path) as s:
         try:
-            await apiserver.kubectl("delete", "crd", "machines.karpenter.sh")
+            await apiserver.delete_crds("machines.karpenter.sh")
             await eventually(lambda: kinds_are(s, {ClaimKind.NODE_CLAIM}), timeout=90)
             async with s.provisioner({ClaimKind.NODE_CLAIM}):
                 await s.claim(name)
@@ -239,7 +239,7 @@ async def test_missing_kinds(apiserver: ApiServer, tmp_path: Path, name: str) ->
                 await eventually(lambda: machine_is_ready(s, name), timeout=90)
                 await s.client.delete(MACHINES, Key("", name))
                 await eventually(lambda: machines_are_gone(s), timeout=90)
-            await apiserver.kubectl("delete", "crd", "nodeclaims.karpenter.sh", "machines.karpenter.sh")
+            await apiserver.delete_crds("nodeclaims.karpenter.sh", "machines.karpenter.sh")
             await eventually(lambda: kinds_are(s, set()), timeout=90)
             with pytest.raises(ConfigError, match="apply crds/ first"):
                 await served_kinds(s.client)

@@ -23,17 +23,7 @@ ROLE = Path(__file__).parents[3] / "docs" / "azure-role.json"
 
 def settings(arm: ArmStandIn, **changes: str) -> AzureSettings:
     """As the stand-in's cluster; without a token file, so that only the credential under test can succeed."""
-    plain = AzureSettings(
-        subscription_id=arm.identity.subscription,
-        resource_group=arm.identity.resource_group,
-        cluster_name=arm.identity.cluster,
-        tenant_id=arm.identity.tenant,
-        client_id="client",
-        endpoint=arm.url,
-        authority=arm.url.replace("127.0.0.1", "localhost"),
-        ca_file=str(arm.certificate),
-    )
-    return msgspec.structs.replace(plain, **changes)
+    return AzureSettings(**arm.settings() | changes)
 
 
 @asynccontextmanager

@@ -1,13 +1,11 @@
 """kill -9 after each change of create, delete and garbage collection, then a restart: the same end, nothing bought twice."""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from killed_process import changes, process
 from provisioner_stage import Stage, stage
 
 from kaito_api.meta import Key
@@ -19,9 +17,6 @@ from kubecore.testing.asserts import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SCRIPT = Path(__file__).parent / "killable.py"
-FACTOR = 10.0
-"""How much faster the process's clock runs: what it puts off is written within the steps of these tests all the same."""
 MOST_POINTS = 8
 NEEDED = (
     "PATCH /apis/karpenter.sh/v1/nodeclaims/whole",
@@ -32,41 +27,6 @@ NEEDED = (
 )
 """What no life goes without; how many changes it takes beyond is the moment's: writes that come close together become one."""
 Vanish = Callable[[Stage, NodeClaim], Awaitable[None]]
-
-
-@asynccontextmanager
-async def process(
-    s: Stage, apiserver: ApiServer, kill_after: int, log: Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    azure = s.settings.azure
-    flags = [
-        f"--subscription-id={azure.subscription_id}",
-        f"--resource-group={azure.resource_group}",
-        f"--cluster-name={azure.cluster_name}",
-        f"--tenant-id={azure.tenant_id}",
-        "--client-id=client",
-        f"--federated-token-file={azure.federated_token_file}",
-        f"--endpoint={azure.endpoint}",
-        f"--authority={azure.authority}",
-        f"--ca-file={azure.ca_file}",
-        "--no-leader-elect",
-        f"--list-active-seconds={0.1 * FACTOR}",
-        f"--list-idle-seconds={0.3 * FACTOR}",
-        "--health-port=0",
-        "--metrics-port=0",
-    ]
-    limits = {"KILL_AFTER": str(kill_after), "CLOCK_FACTOR": str(FACTOR)}
-    env = {**os.environ, "KUBECONFIG": str(apiserver.kubeconfig), **limits}
-    with log.open("ab") as out:
-        running = await asyncio.create_subprocess_exec(
-            sys.executable, str(SCRIPT), *flags, env=env, stdout=out, stderr=out
-        )
-        try:
-            yield running
-        finally:
-            if running.returncode is None:
-                running.terminate()
-            await running.wait()
 
 
 async def complete(s: Stage, name: str) -> bool:
@@ -89,7 +49,7 @@ async def test_every_point_of_a_life(apiserver: ApiServer, tmp_path: Path) -> No
         await s.claim("whole")
         async with process(s, apiserver, 0, log):
             await life(s, "whole")
-        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        points = changes(log)
         changed = " ".join(points)
         assert all(change in changed for change in NEEDED), points
         survived = []
@@ -144,7 +104,7 @@ async def test_every_point_of_leaving_a_shared_pool(apiserver: ApiServer, tmp_pa
         await s.client.delete(NODECLAIMS, Key("", "whole"))
         async with process(s, apiserver, 0, log):
             await leaves("whole")
-        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        points = changes(log)
         assert any("deleteMachines" in point for point in points), points
         for point in range(1, len(points) + 1):
             goes = f"g{point}"
@@ -244,7 +204,7 @@ async def test_every_point_of_collecting_a_claim_whose_machine_is_lost(
         kept = await lose(names[0])
         async with process(s, apiserver, 0, log):
             await collected(names[0], kept)
-        points = [line for line in log.read_text().splitlines() if line.startswith("change ")]
+        points = changes(log)
         assert any(written in point for point in points), points
         assert 2 <= len(points) <= MOST_POINTS, points
         died = 0

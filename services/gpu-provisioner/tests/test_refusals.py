@@ -65,8 +65,11 @@ async def test_a_removal_that_fails_waits_its_time_and_the_claim_says_why(
             leaver, _ = await two_in_one_pool(s, name)
         s.arm.wire.faults.add(Fault(route, "answer", **answer))
         before = len(s.calls(route))
+        node = Key("", (await s.get(leaver)).status.node_name)
         await s.client.delete(NODECLAIMS, Key("", leaver))
         await eventually(lambda: s.reason(leaver, "InstanceTerminating", reason), timeout=90)
+        # While the machine stays, nothing new comes to it.
+        assert "karpenter.sh/disrupted" in {taint.key for taint in (await s.client.get(NODES, node)).spec.taints}
         assert says in (await s.condition(leaver, "InstanceTerminating"))[2]
         await eventually(lambda: s.event(leaver, reason), timeout=90)
         await eventually(lambda: s.is_gone(leaver), timeout=90)
@@ -176,7 +179,7 @@ async def test_machines_that_a_list_leaves_out_are_not_gone(apiserver: ApiServer
         await s.client.delete(NODES, Key("", node))
         began = clock.monotonic()
         await eventually(lambda: clock.monotonic() - began > 120, timeout=90)
-        assert len(s.calls("machine")) >= 2, "each was asked for singly"
+        await eventually(lambda: len(s.calls("machine")) >= 2, timeout=90)  # each is asked for singly
         assert not await s.is_gone(goes)
         assert not (await s.get(kept)).metadata.deleting
         assert {node, leaver} <= set(s.pool().machines)

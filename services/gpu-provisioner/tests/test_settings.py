@@ -44,3 +44,32 @@ def test_a_way_to_azure_that_cannot_work_is_refused_with_what_to_set(
         parse([*WHERE, *flags], env)
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"WORKERS": "many"}, "argument --workers: must be a whole number of at least 1, not 'many'"),
+        ({"WORKERS": "0"}, "argument --workers: must be a whole number of at least 1, not '0'"),
+        ({"LIST_ACTIVE_SECONDS": "3s"}, "argument --list-active-seconds: must be a number above 0, not '3s'"),
+        ({"CALLS_PER_SECOND": "0"}, "argument --calls-per-second: must be a number above 0, not '0'"),
+        ({"METRICS_PORT": "80800"}, "argument --metrics-port: must be a whole number from 0 to 65535, not '80800'"),
+        ({"LEADER_ELECT": "off"}, "LEADER_ELECT must be true or false, not 'off'"),
+        ({"POOL_PER_CLAIM": "1"}, "POOL_PER_CLAIM must be true or false, not '1'"),
+        ({"LOG_LEVEL": "loud"}, "argument --log-level: must be debug, info, warning or error, not 'loud'"),
+    ],
+)
+def test_a_variable_that_makes_no_sense_is_refused_in_one_line(
+    env: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(WHERE, WORKLOAD | env)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"gpu-provisioner: error: {words}"
+
+
+def test_variables_that_make_sense() -> None:
+    found = parse(
+        WHERE, WORKLOAD | {"WORKERS": "3", "LEADER_ELECT": "false", "POOL_PER_CLAIM": "True", "LOG_LEVEL": "INFO"}
+    )
+    assert (found.workers, found.leader_elect, found.shared_pools, found.log_level) == (3, False, False, "info")

@@ -216,7 +216,7 @@ def adapter_maker() -> Callable[..., Path]:
     return make_adapter
 
 
-PushImage = Callable[[str, Mapping[str, Path]], Awaitable[str]]
+PushImage = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +225,7 @@ def push() -> PushImage:
     return push_image
 
 
-async def push_image(reference: str, files: Mapping[str, Path]) -> str:
+async def push_image(reference: str, files: Mapping[str, Path], ca: Path | None = None) -> str:
     members = [kaito_oci.Member(name, path) for name, path in sorted(files.items())]
     layer = kaito_oci.TarBlob(members, "application/vnd.oci.image.layer.v1.tar")
     rootfs = {"type": "layers", "diff_ids": [layer.descriptor.digest]}
@@ -240,7 +240,8 @@ async def push_image(reference: str, files: Mapping[str, Path]) -> str:
         "layers": [msgspec.to_builtins(layer.descriptor)],
     }
     host = reference.partition("/")[0]
-    result = await kaito_oci.push(reference, [config, layer], json.dumps(manifest).encode(), plain_http_hosts=[host])
+    how = kaito_oci.RegistrySettings(plain_http_hosts=[] if ca else [host], ca_bundle=str(ca or ""))
+    result = await kaito_oci.push(reference, [config, layer], json.dumps(manifest).encode(), settings=how)
     return result.reference
 
 

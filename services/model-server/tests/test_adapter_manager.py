@@ -5,29 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from kaito_api.meta import ObjectMeta
-from kaito_api.report import AdapterReport
+from kaito_api.meta import Key, ObjectMeta
+from kaito_api.report import AdapterReport, decode
+from kaito_api.resources import PODS, WORKSPACES
 from kaito_api.workspace import AdapterSpec, DataSource, InferenceSpec, Workspace
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from kaito_local.pytest_plugin import ApiServer
+from kaito_oci import RegistrySettings
+from kaito_oci.testing.docker_registry import DockerRegistry
+from kubecore.client import Client
 from kubecore.clock import SystemClock
+from kubecore.config import load_config
 from kubecore.testing.asserts import eventually
+from kubecore.transport import Transport
 from model_server.adapters.acquire import Acquirer
 from model_server.adapters.engine_adapters import EngineAdapters
 from model_server.adapters.manager import AdapterManager
 from model_server.adapters.states import AdapterStates
 from model_server.adapters.store import AdapterStore
 from model_server.adapters.version import Version, normalise_strength
+from model_server.cluster import Cluster
 from model_server.lifecycle import Lifecycle
 from model_server.metrics import Metrics
+from model_server.reporter import Reporter
 
 if TYPE_CHECKING:
     from conftest import PushImage
@@ -100,10 +109,51 @@ class Models:
             self._engine.faults.append(f"{version.engine_name} forgotten while served")
 
 
+def seen(reports: Iterable[AdapterReport]) -> dict[str, tuple[str, str, str]]:
+    return {report.name: (report.state, report.digest, report.strength) for report in reports}
+
+
+class Pod:
+    """The pod that the manager runs in, and its Workspace, on a real apiserver."""
+
+    def __init__(self, client: Client, namespace: str, folder: Path) -> None:
+        self.client = client
+        self.workspace, self.key = Key(namespace, "w"), Key(namespace, "w-0")
+        self.reporter = Reporter(
+            clock=SystemClock(),
+            annotate=Cluster(client, self.key).annotator("model-server"),
+            termination_log=folder / "last-word",
+        )
+
+    async def create(self) -> None:
+        metadata = {"name": self.workspace.name, "namespace": self.workspace.namespace}
+        spec = {"instanceType": "Standard_NC6s_v3", "labelSelector": {"matchLabels": {"apps": "w"}}}
+        preset = {"preset": {"name": "phi-3-mini-4k-instruct"}}
+        await self.client.create(WORKSPACES, {"metadata": metadata, "resource": spec, "inference": preset})
+        containers = [{"name": "model-server", "image": "none"}]
+        metadata = {"name": self.key.name, "namespace": self.key.namespace}
+        await self.client.create(PODS, {"metadata": metadata, "spec": {"containers": containers}})
+
+    async def edit(self, entries: list[AdapterSpec], mark: str) -> None:
+        """Write these adapters, and no others, into the Workspace; another mark than before asks for all tags anew."""
+        patch = {
+            "metadata": {"annotations": {"kaito.sh/refresh": mark}},
+            "inference": {"adapters": msgspec.to_builtins(entries)},
+        }
+        await self.client.patch(WORKSPACES, self.workspace, patch)
+
+    async def reported(self) -> dict[str, tuple[str, str, str]]:
+        """Read back what the pod says of each adapter."""
+        annotations = (await self.client.get(PODS, self.key)).metadata.annotations
+        report = decode(annotations.get("kaito.sh/report.model-server", ""))
+        return seen(report.adapters) if report else {}
+
+
 class Stage:
     """A manager at work."""
 
-    def __init__(self, folder: Path, registry: DockerRegistry, seed: int) -> None:
+    def __init__(self, folder: Path, registry: DockerRegistry, seed: int, pod: Pod | None = None) -> None:
+        self.pod = pod
         self.chance = random.Random(seed)
         self.lifecycle = Lifecycle()
         self.engine = ModelEngine(self.chance, self.lifecycle)
@@ -118,14 +168,14 @@ class Stage:
             adapter_store=self.store,
             client=None,
             namespace="n",
-            plain_http=(registry.host,),
+            registries=RegistrySettings(plain_http_hosts=(registry.host,)),
             base=None,
             max_rank=16,
             metrics=metrics,
         )
         self.manager = AdapterManager(
-            workspace=None,
-            client=None,
+            workspace=pod.workspace if pod else None,
+            client=pod.client if pod else None,
             base_name="base",
             mounted=folder / "none",
             adapter_store=self.store,
@@ -139,16 +189,22 @@ class Stage:
 
     def _report(self, reports: list[AdapterReport]) -> None:
         self.reports = {report.name: report for report in reports}
+        if self.pod is not None:
+            self.pod.reporter.adapters(reports)
 
-    def want(self, wanted: dict[str, tuple[str, str]], *, everything: bool = False) -> None:
-        """Edit the Workspace: name -> (tag, strength). The order of the list says nothing."""
+    def entries(self, wanted: dict[str, tuple[str, str]]) -> list[AdapterSpec]:
+        """Return these (name -> tag, strength) as the Workspace lists them. The order of the list says nothing."""
         entries = [
             AdapterSpec(source=DataSource(name=name, image=self.image(tag)), strength=strength)
             for name, (tag, strength) in wanted.items()
         ]
         self.chance.shuffle(entries)
+        return entries
+
+    def want(self, wanted: dict[str, tuple[str, str]], *, everything: bool = False) -> None:
+        """Hand over a Workspace that was edited so."""
         metadata = ObjectMeta(name="w", namespace="n")
-        workspace = Workspace(metadata=metadata, inference=InferenceSpec(adapters=entries))
+        workspace = Workspace(metadata=metadata, inference=InferenceSpec(adapters=self.entries(wanted)))
         self.manager.want(workspace, everything=everything)
 
     def image(self, tag: str) -> str:
@@ -173,7 +229,7 @@ class Stage:
         return (
             self.models.served == expected
             and held == {version.engine_name for version in expected.values()}
-            and {name: (r.state, r.digest, r.strength) for name, r in self.reports.items()}
+            and seen(self.reports.values())
             == {name: ("Ready", version.digest, version.strength) for name, version in expected.items()}
             and self.versions() == {f"{v.name}@{v.digest.replace(':', '-')}-s{v.strength}" for v in expected.values()}
         )
@@ -187,14 +243,6 @@ async def at_work(stage: Stage) -> AsyncIterator[None]:
             await stage.manager.settled.wait()
         yield
         task.cancel()
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder) as running:
-        yield running
 
 
 @pytest.fixture
@@ -239,6 +287,42 @@ async def test_two_hundred_edit_sequences_end_as_they_should(
                     await asyncio.sleep(chance.choice((0, 0, 0.001, 0.005, 0.02)))
             stage.engine.refuse = 0.0
             await eventually(lambda w=wanted: stage.is_at(w, digests), timeout=30)
+        assert stage.engine.faults == []
+
+
+@pytest.mark.integration
+async def test_twenty_edit_sequences_of_a_real_workspace_end_as_they_should(
+    registry: DockerRegistry, digests: dict[str, str], tmp_path: Path, apiserver: ApiServer, namespace: str
+) -> None:
+    """As above, with writes to a real apiserver that the manager's own watch brings; the end is read back from the Pod."""
+    async with Transport(load_config(str(apiserver.kubeconfig)), user_agent="test") as transport:
+        pod = Pod(Client(transport), namespace, tmp_path)
+        await pod.create()
+        stage = Stage(tmp_path, registry, seed=20261122, pod=pod)
+        chance = stage.chance
+        async with asyncio.TaskGroup() as group, at_work(stage):
+            reporting = group.create_task(pod.reporter.run())
+            mark = ""
+            for number in range(20):
+                stage.engine.refuse = 0.1 if number % 4 == 0 else 0.0
+                wanted: dict[str, tuple[str, str]] = {}
+                with ExitStack() as flights:
+                    for _ in range(chance.randint(1, 6)):
+                        names = chance.sample("abcdef", chance.randint(0, 6))
+                        wanted = {name: (chance.choice("xyz"), chance.choice(STRENGTHS)) for name in names}
+                        mark = str(number) if chance.random() < 0.3 else mark
+                        await pod.edit(stage.entries(wanted), mark)
+                        for version in stage.models.served.values():
+                            if chance.random() < 0.3:
+                                flights.enter_context(stage.lifecycle.flight()).engine_name = version.engine_name
+                stage.engine.refuse = 0.0
+                await eventually(lambda w=wanted: stage.is_at(w, digests), timeout=30)
+
+                async def told() -> bool:
+                    return await pod.reported() == seen(stage.reports.values())
+
+                await eventually(told, timeout=30)
+            reporting.cancel()
         assert stage.engine.faults == []
 
 

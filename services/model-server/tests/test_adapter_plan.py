@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,7 +21,6 @@ from model_server.adapters.plan import (
     apply,
     gone,
     plan_adapter,
-    plan_adapters,
 )
 from model_server.adapters.version import Version, normalise_strength
 
@@ -31,6 +31,17 @@ versions = st.builds(
     Version, st.sampled_from("abcd"), st.sampled_from(["sha256:1", "sha256:2"]), st.sampled_from(["0.5", "1"])
 )
 desires = st.lists(versions, max_size=6).map(lambda items: {item.name: item for item in items})
+
+
+def plan_adapters(desired: Mapping[str, Version], actual: Actual) -> list[Step]:
+    """The steps for all names, first those that free room, as the manager takes them name by name."""
+    names = {*actual.served, *(version.name for version in actual.loaded)}
+    steps: list[Step] = []
+    for name in sorted(names - set(desired)):
+        steps += plan_adapter(name, None, actual)
+    for name in sorted(desired):
+        steps += plan_adapter(name, desired[name], actual)
+    return steps
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from model_server import cgroup
 from model_server.exits import ExitCode
 from model_server.failure import Ruins, diagnose, last_error
 
@@ -17,7 +16,7 @@ KILLED_WORKER = (
 @pytest.mark.parametrize(
     ("ruins", "code", "words"),
     [
-        (Ruins(oom_kills=1), ExitCode.OUT_OF_MEMORY, "memory limit"),
+        (Ruins(oom_kills=1), ExitCode.OUT_OF_MEMORY, "the kernel killed the engine for lack of memory: give"),
         (Ruins(exit_codes=(-9,)), ExitCode.OUT_OF_MEMORY, "SIGKILL"),
         (Ruins(exit_codes=(-9,), oom_kills=0), ExitCode.ENGINE_FAILED, "SIGKILL"),
         (Ruins(errors=KILLED_WORKER), ExitCode.OUT_OF_MEMORY, "more memory"),
@@ -57,6 +56,12 @@ def test_diagnose(ruins: Ruins, code: ExitCode, words: str) -> None:
     assert words in str(error)
 
 
+def test_a_kill_by_the_kernel_has_the_reason_that_kubelet_s_word_of_it_has() -> None:
+    """Which process the kernel takes is chance: with PID 1 among them kubelet alone can tell."""
+    assert diagnose(Ruins(oom_kills=1)).reason == "ContainerOOMKilled"
+    assert diagnose(Ruins(errors="torch.OutOfMemoryError: CUDA out of memory. Tried")).reason == "OutOfMemory"
+
+
 def test_the_root_cause_is_not_its_echo() -> None:
     log = "ERROR [a.py:1] KeyError: 'lora'\nERROR [b.py:2] RuntimeError: Engine core initialization failed. See above."
     assert last_error(log) == "KeyError: 'lora'"
@@ -64,15 +69,3 @@ def test_the_root_cause_is_not_its_echo() -> None:
 
 def test_a_long_cause_is_cut() -> None:
     assert len(last_error("ValueError: " + "x" * 5000)) <= 400
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n", 2),
-        ("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", 0),
-        ("", None),
-    ],
-)
-def test_cgroup(text: str, expected: int | None) -> None:
-    assert cgroup.parse(text) == expected

@@ -10,14 +10,14 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from kaito_oci.testing.docker_registry import DockerRegistry
 from model_server.exits import ExitCode, FatalError
 from model_server.fetch.source import HubSource, OciSource, parse
 
@@ -91,14 +91,6 @@ class Fetch:
 FILES = {"config.json", "tokenizer.json", "model.safetensors"}
 
 
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder) as running:
-        yield running
-
-
 async def test_a_data_set_is_not_looked_at_as_weights(
     registry: DockerRegistry, tmp_path: Path, push: PushImage
 ) -> None:
@@ -157,12 +149,23 @@ async def test_failures_have_their_codes(registry: DockerRegistry, tmp_path: Pat
         assert fetch.report()["state"] == "Failed"
 
 
-async def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with docker_registry(folder, password=True) as registry:
-        fetch = Fetch(tmp_path, f"oci://{registry.host}/kaito/phi:1", "--plain-http", registry.host)
-        assert (fetch.end(), fetch.report()["reason"]) == (72, "AccessDenied"), fetch.errors
+async def test_a_registry_of_a_private_authority(tls_registry: DockerRegistry, tmp_path: Path, push: PushImage) -> None:
+    """As an init container is told: by the variable. Without it the last word says what is wrong and what to set."""
+    model = make_model(tmp_path / "model")
+    reference = f"{tls_registry.host}/kaito/phi:1"
+    await push(reference, {f"models/phi/{path.name}": path for path in sorted(model.glob("*"))}, tls_registry.ca)
+    alone = Fetch(tmp_path, f"oci://{reference}#models/phi")
+    assert (alone.end(), alone.report()["reason"]) == (73, "RegistryUntrusted"), alone.errors
+    assert "signed by an authority that is not public" in alone.report()["message"]
+    assert "global.registryCA" in alone.report()["message"]
+    trusting = Fetch(tmp_path, f"oci://{reference}#models/phi", env={"KAITO_CA_BUNDLE": str(tls_registry.ca)})
+    assert trusting.end() == 0, trusting.errors
+    assert trusting.names() == FILES
+
+
+async def test_a_registry_that_wants_a_password(tmp_path: Path, locked_registry: DockerRegistry) -> None:
+    fetch = Fetch(tmp_path, f"oci://{locked_registry.host}/kaito/phi:1", "--plain-http", locked_registry.host)
+    assert (fetch.end(), fetch.report()["reason"]) == (72, "AccessDenied"), fetch.errors
 
 
 class Mirror(BaseHTTPRequestHandler):

@@ -102,9 +102,7 @@ class Reading:
 
     def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
         self.clock = FakeClock()
-        self.reporter = Reporter(
-            clock=self.clock, container="weights", termination_log=Path(os.devnull), annotate=None, pod=None
-        )
+        self.reporter = Reporter(clock=self.clock, annotate=None, termination_log=Path(os.devnull))
         self.reporter.state("Pulling", message="oci://ghcr.io/a/b:1")
         self.task = group.create_task(self._read(client))
 

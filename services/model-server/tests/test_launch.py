@@ -196,7 +196,8 @@ def test_kaitos_own_keys_are_accepted_and_noted() -> None:
         ("- a", "must be a mapping"),
         ("vllm: [1]", "must be a mapping"),
         ("vlm: {}", "unknown top-level keys: vlm"),
-        ("vllm:\n  a: 1\n  a: 2\n", "written twice"),
+        ("vllm:\n  a: 1\n  a: 2\n", "the key 'a' is written twice at line 3"),
+        ("a: &a [x]\nvllm: *a", r"the alias \*a must stand for a single value"),
         ("vllm: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )

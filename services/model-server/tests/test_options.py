@@ -13,6 +13,7 @@ from model_server import options
 from model_server.dtype import Bound
 from model_server.exits import ExitCode, FatalError
 from model_server.options import FetchOptions, ServeOptions
+from model_server.registries import registry_settings
 
 
 def test_the_contracts_command() -> None:
@@ -33,6 +34,18 @@ def test_fetch() -> None:
     parsed = options.parse(line.split(), {})
     assert isinstance(parsed, FetchOptions)
     assert (parsed.source, parsed.to, parsed.plain_http) == ("oci://r/x:1", Path("/w"), ("r", "s:5"))
+
+
+@pytest.mark.parametrize("line", ["fetch oci://r/x:1 --to /w", "serve --served-model-name x"])
+def test_registries(line: str) -> None:
+    parsed = options.parse([*line.split(), "--trust-realm", "login.corp"], {"KAITO_CA_BUNDLE": "/ca.pem"})
+    found = registry_settings(parsed)
+    assert (found.ca_bundle, set(found.trusted_realms), set(found.plain_http_hosts)) == (
+        "/ca.pem",
+        {"login.corp"},
+        set(),
+    )
+    assert options.parse([*line.split(), "--ca-bundle", "/other"], {"KAITO_CA_BUNDLE": "/ca.pem"}).ca_bundle == "/other"
 
 
 def test_settings_are_environment_variables_too() -> None:
@@ -60,6 +73,16 @@ def test_settings_are_environment_variables_too() -> None:
 def test_bad_usage(line: str) -> None:
     with pytest.raises(FatalError) as caught:
         options.parse(line.split(), {})
+    assert caught.value.code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "http"), ("DTYPE_BOUND", "int4"), ("INIT", "maybe"), ("DISABLE_RATE_LIMIT", "yes"), ("WORKSPACE", "ws")],
+)
+def test_a_variable_that_makes_no_sense_is_bad_usage_too(name: str, value: str) -> None:
+    with pytest.raises(FatalError, match="must be ") as caught:
+        options.parse(["serve", "--served-model-name", "x"], {f"MODEL_SERVER_{name}": value})
     assert caught.value.code is ExitCode.USAGE
 
 

@@ -111,6 +111,7 @@ def test_return_full_text_puts_the_prompt_in_front(server: ServerProcess) -> Non
     ("body", "status", "words"),
     [
         (b"{", 400, "not valid JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, 400, "not valid JSON"),
         ({"prompt": ""}, 400, "not empty"),
         ({"prompt": "x", "nope": 1}, 400, "unknown fields: nope"),
         ({"prompt": "x", "adapter": "absent"}, 404, "`absent` does not exist"),
@@ -124,6 +125,30 @@ def test_chat_refuses_with_words(server: ServerProcess, body: Any, status: int, 
     error = json.loads(raw)["error"]
     assert (got, error["code"]) == (status, status), error
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions", "/v1/completions", "/tokenize"])
+def test_a_body_without_end_is_refused_and_not_held(server: ServerProcess, path: str) -> None:
+    """Without a limit every byte of it would lie in the server's memory, until the pod is killed for it."""
+    sent, block = 0, b"a" * (1 << 20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(b'1\r\n"\r\n')
+        before = psutil.Process(server.process.pid).memory_info().rss
+        for _ in range(300):
+            connection.send(b"%x\r\n%b\r\n" % (len(block), block))
+            sent += len(block)
+        connection.send(b"0\r\n\r\n")
+        answer = connection.getresponse()
+        error = json.loads(answer.read())["error"]
+        assert (answer.status, error["code"], "larger than" in error["message"]) == (413, 413, True)
+        assert psutil.Process(server.process.pid).memory_info().rss - before < sent / 2
+    finally:
+        connection.close()
+    assert chat(server, {"prompt": QUESTION, "max_tokens": 1})[0] == 200
 
 
 def test_logprobs_need_no_compiler(client: openai.OpenAI) -> None:

@@ -232,6 +232,7 @@ NAN = Failed(code=int(ExitCode.TRAINING_FAILED), message="the loss became nan")
         (End(status=71, failure=OOM), Batch(1, 8), False, 3, ExitCode.OUT_OF_MEMORY),
         (End(status=71, failure=OOM_LOADING), Batch(8, 1), False, 3, ExitCode.OUT_OF_MEMORY),
         (End(status=-9, killed_for_memory=True), Batch(2, 4), False, 0, 1),
+        (End(status=-9, killed_for_memory=True), Batch(1, 8), False, 3, ExitCode.OUT_OF_MEMORY),
         (End(status=-9), Batch(8, 1), False, 1, None.__class__),
         (End(status=-9), Batch(8, 1), False, 0, ExitCode.TRAINING_FAILED),
         (End(status=-6, hung=True), Batch(8, 1), False, 1, None.__class__),
@@ -256,3 +257,12 @@ def test_what_an_end_means(end: End, batch: Batch, stopping: bool, left: int, ex
         case _:
             assert isinstance(found, Again)
             assert found.micro_limit is None
+
+
+def test_memory_that_runs_out_for_good_has_the_reason_of_who_took_it() -> None:
+    """The container's limit, whichever process the kernel picks there; or the device, which the child itself tells of."""
+    by_kernel = verdict(End(status=-9, killed_for_memory=True), Batch(1, 8), stopping=False, left=3)
+    by_device = verdict(End(status=71, failure=OOM), Batch(1, 8), stopping=False, left=3)
+    assert isinstance(by_kernel, FatalError)
+    assert isinstance(by_device, FatalError)
+    assert (by_kernel.reason, by_device.reason) == ("ContainerOOMKilled", "OutOfMemory")

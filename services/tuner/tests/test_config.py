@@ -142,6 +142,7 @@ def test_values_written_as_text_are_read(body: str, name: str, value: object) ->
         ("training_config: [1]\n", "lora", "training_config", "must be a mapping"),
         ("training_config: {a: 1, a: 2}\n", "lora", "", "written twice at line 1"),
         ("training_config: {a\n", "lora", "", "not valid YAML"),
+        ("a: &a [x]\ntraining_config: *a\n", "lora", "", "the alias *a must stand for a single value"),
         ("just words", "lora", "", "must be a mapping with the key training_config"),
         ("", "full", "tuning.method", "lora or qlora, not 'full'"),
     ],

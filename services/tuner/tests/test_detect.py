@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,87 @@ def test_rows_are_read_and_broken_ones_marked(
     found = list(rows.read(path, detect(path)))
     assert sum(isinstance(row, dict) for row in found) == good
     assert [row.why for row in found if isinstance(row, BadRow)] == bad
+
+
+def csv_of(lines: list[str]) -> list[str]:
+    return ["prompt,completion", *lines]
+
+
+GOOD: list[str] = [f"q{number},a{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "good", "bad"),
+    [
+        (csv_of([*GOOD[:5], 'q,"never closed', *GOOD[5:]]), 5, 96),
+        (csv_of([*GOOD[:5], 'q,"opened', *GOOD[5:90], 'q,"closed"', *GOOD[90:]]), 15, 87),
+        (csv_of([*GOOD[:5], '"q\nover\nlines","a ""quoted"" word"', *GOOD[5:]]), 101, 0),
+        (csv_of([*GOOD[:5], '"cut"off,a', *GOOD[5:]]), 100, 1),
+        (csv_of([*GOOD, 'q,"the last line breaks off']), 100, 1),
+    ],
+    ids=["a quotation mark without end", "one that ends far below", "none at fault", "text after a cell", "a torn end"],
+)
+def test_lines_that_a_quotation_mark_swallows_are_counted(
+    tmp_path: Path, lines: list[str], good: int, bad: int
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines) + "\n")
+    found = list(rows.read(path, detect(path)))
+    assert sum(isinstance(row, dict) for row in found) == good
+    assert len(found) - good == bad
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["prompt,completion", "a,b", "c,d"],
+        ['[{"prompt": "a", "completion": "b"},', '{"prompt": "c", "completion": "d"}]'],
+    ],
+)
+def test_line_ends_and_marks_of_other_systems(tmp_path: Path, lines: list[str], start: str, ending: str) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes((start + ending.join(lines) + ending).encode())
+    expected = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    assert list(rows.read(path, detect(path))) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'"prompt,completion\na,b\n', "plain text without columns"),
+        (b"prompt,completion,completion\na,b,c\n", "completion.*twice"),
+    ],
+)
+def test_a_csv_whose_header_cannot_be_understood_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match=words):
+        list(rows.read(path, detect(path)))
+
+
+DEEP = '{"text": ' + "[" * 20_000 + "]" * 20_000 + "}"
+
+
+@pytest.mark.parametrize("first", [DEEP, '{"text": NaN}', '{"text": "\\ud800"}', '{"text": "cut of'])
+def test_a_broken_first_line_is_one_broken_row(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([first, *[ROW] * 5]))
+    found = list(rows.read(path, detect(path)))
+    assert [isinstance(row, dict) for row in found] == [False, *[True] * 5]
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_object_with_rows_over_many_lines(tmp_path: Path, indent: int | None, count: int) -> None:
+    path = tmp_path / "rows.json"
+    wanted = [json.loads(ROW)] * count
+    text = (
+        json.dumps({"data": wanted}, indent=indent) if indent else '{"data": [\n' + ",\n".join([ROW] * count) + "\n]}"
+    )
+    path.write_text(text)
+    assert list(rows.read(path, detect(path))) == wanted
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from kubecore.backoff import BackoffPolicy
 from tuner.data import guard, location
 from tuner.data.fetch import Downloader, Fetched, Limits
 from tuner.data.location import Policy
@@ -16,7 +17,7 @@ from tuner.room import RESERVE, Room
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-LIMITS = Limits(backoff_seconds=0.01, attempts=3, total_seconds=20, silence_seconds=5)
+LIMITS = Limits(pauses=BackoffPolicy(base=0.01), attempts=3, total_seconds=20, silence_seconds=5)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -298,7 +299,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_named_without_the_query
     policy = Policy(allowed_hosts=frozenset({("127.0.0.1", port)}))
     async with server, guard.session(policy, connect_seconds=0.3, silence_seconds=5) as client:
         where = location.parse(f"https://127.0.0.1:{port}/rows.jsonl?sig=hush", policy)
-        limits = Limits(backoff_seconds=0.01, attempts=1, total_seconds=30)
+        limits = Limits(pauses=BackoffPolicy(base=0.01), attempts=1, total_seconds=30)
         with pytest.raises(FatalError, match="no answer in time") as caught:
             await Downloader(client, tmp_path, policy, limits).download(where, lambda done, total: None)
     assert "hush" not in str(caught.value)

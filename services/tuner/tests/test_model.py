@@ -7,12 +7,16 @@ import errno
 import inspect
 import itertools
 import json
+import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from safetensors import SafetensorError
 
 from kaito_local.demo_model.artifact import trained_model
 from tuner import model, row_attention
@@ -22,13 +26,13 @@ from tuner.data.fetch import Fetched
 from tuner.data.prepare import longest_first, prepare, split
 from tuner.data.shapes import Message, RowError, Sample
 from tuner.data.tokens import IGNORED, Encoder, MaskSource
-from tuner.events import Emitter
+from tuner.events import Emitter, Evaluated, Event, Note
 from tuner.exits import ExitCode, FatalError
 from tuner.job import Job
 from tuner.memory import Sharding
 from tuner.packing_check import packed_equals_single
 from tuner.schedule import Hardware
-from tuner.train import Run, out_of_memory
+from tuner.train import Run, disk_full, out_of_memory
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -169,7 +173,11 @@ def test_several_files_of_several_shapes_become_one_table(tokenizer: Any, tmp_pa
     ("content", "settings", "words"),
     [
         ("<html>404", DatasetSettings(), "rows: it is a web page"),
-        ("foo,bar\n1,2\n", DatasetSettings(), "match no known form"),
+        ("foo,bar\n1,2\n", DatasetSettings(), "columns 'foo', 'bar' match no known form"),
+        ('{"foo": 1}\n' * 5, DatasetSettings(), "columns 'foo' match no known form"),
+        ('{"foo": 1}\n' * 11 + chat("q", "a") * 100, DatasetSettings(), "columns 'foo' match no known form"),
+        ('{"foo": 1}\n' + chat("q", "a"), DatasetSettings(max_bad_rows=0), "1 of 1 rows cannot be used"),
+        ('text\n"never closed\n' + "a\n" * 100, DatasetSettings(), "all 101 rows were skipped: not valid CSV"),
         ("text,more\n", DatasetSettings(), "holds no sample"),
         (chat("q", "a") * 100 + "broken\n" * 11, DatasetSettings(), "11 of 111 rows cannot be used.*not valid JSON"),
         (chat("q", "a") * 100 + "broken\n", DatasetSettings(max_bad_rows=0), "1 of 101 rows cannot be used"),
@@ -196,11 +204,20 @@ def test_a_disk_that_the_tokens_fill_is_named(tokenizer: Any, tmp_path: Path) ->
     assert caught.value.code is ExitCode.DISK_FULL
 
 
-def test_one_broken_row_among_thousands_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
-    content = chat("q", "a") * 1500 + '{"messages": \n' + chat("q", "a") * 1500
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [('{"messages": ', "not valid JSON"), ('{"version": 1}', "its columns match no known form")],
+)
+@pytest.mark.parametrize("before", [0, 1500])
+def test_one_broken_row_among_thousands_is_skipped(
+    tokenizer: Any, tmp_path: Path, before: int, broken: str, why: str
+) -> None:
+    if before and why != "not valid JSON":
+        why = "messages is not a list of turns"  # what rows mean is known by then
+    content = chat("q", "a") * before + broken + "\n" + chat("q", "a") * (3000 - before)
     encoder = Encoder(tokenizer, max_length=64, assistant_only=None)
     preview = prepare([fetched(tmp_path / "rows", content)], DatasetSettings(), encoder, tmp_path / "made")
-    assert (preview.rows, preview.samples, preview.bad_rows) == (3001, 3000, {"not valid JSON": 1})
+    assert (preview.rows, preview.samples, preview.bad_rows) == (3001, 3000, {why: 1})
 
 
 @pytest.mark.parametrize(
@@ -442,3 +459,46 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
 def test_8_bits_are_asked_for_as_8_bits() -> None:
     found = recipe("training_config: {QuantizationConfig: {load_in_8bit: true}}")
     assert found.quantization == Quantization(bits=8)
+
+
+TORCH_AT_ITS_LIMIT = """
+import resource, signal, sys, torch
+from tuner.train import disk_full, out_of_memory
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    torch.save({"state": torch.zeros(1 << 20)}, sys.argv[1])
+except Exception as error:
+    print(disk_full(error), out_of_memory(error))
+"""
+
+
+def test_a_full_disk_is_known_by_its_errors(tmp_path: Path) -> None:
+    """Adapter and optimizer of a checkpoint are written by libraries that tell it in errors of their own."""
+    run = [sys.executable, "-c", TORCH_AT_ITS_LIMIT, str(tmp_path / "optimizer.pt")]
+    assert subprocess.run(run, capture_output=True, check=True, text=True).stdout.split() == ["True", "False"]
+    assert disk_full(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert disk_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert not disk_full(OSError(errno.EIO, "Input/output error"))
+    assert not disk_full(
+        RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory")
+    )
+
+
+@pytest.mark.parametrize("loss", [1.5, math.nan, math.inf])
+def test_a_held_out_loss_that_is_no_number_is_said_in_words(tmp_path: Path, loss: float) -> None:
+    from transformers import TrainerState
+
+    from tuner.callbacks import RunCallback
+
+    heard: list[Event] = []
+    callback = RunCallback(heard.append, tmp_path, "k", first=True)  # type: ignore[arg-type]  # an Emitter without a socket
+    callback.on_evaluate(None, TrainerState(global_step=7), None, metrics={"eval_loss": loss})
+    (event,) = heard
+    if math.isfinite(loss):
+        assert event == Evaluated(step=7, loss=loss)
+    else:
+        assert isinstance(event, Note)
+        assert f"is {loss} after step 7" in event.message

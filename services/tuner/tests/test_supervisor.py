@@ -153,18 +153,28 @@ async def test_several_urls_reach_the_training_in_their_order(tmp_path: Path) ->
     [
         (["run"], "either as --url"),
         (["run", "--url", "https://x", "--data", "/d"], "either as --url"),
-        (["run", "--url", "u", "--method", "full"], "invalid choice"),
+        (["run", "--url", "u", "--method", "full"], "--method: must be lora or qlora"),
         (["run", "--url", "u", "--allow-host", "h"], "not HOST:PORT"),
-        (["run", "--url", "u", "--workspace", "w"], "not NAMESPACE/NAME"),
+        (["run", "--url", "u", "--workspace", "w"], "--workspace: must be NAMESPACE/NAME"),
         (["run", "--url", "u", "--run", "n"], "not OWNER/NAME"),
-        (["run", "--url", "u", "--work-bytes", "-1"], "must not be negative"),
-        (["run", "--url", "u", "--hang-seconds", "-1"], "positive number"),
+        (["run", "--url", "u", "--work-bytes", "-1"], "--work-bytes: must be a whole number of at least 0"),
+        (["run", "--url", "u", "--hang-seconds", "-1"], "--hang-seconds: must be a number above 0"),
         (["walk"], "invalid choice"),
     ],
 )
 def test_wrong_usage(argv: list[str], words: str) -> None:
     with pytest.raises(FatalError, match=words) as caught:
         options.parse(argv, {})
+    assert caught.value.code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("METHOD", "full"), ("SHARDING", "zero"), ("RESTARTS", "some"), ("GRACE_SECONDS", "1m"), ("DRY_RUN", "yes")],
+)
+def test_a_variable_that_makes_no_sense_is_wrong_usage_too(name: str, value: str) -> None:
+    with pytest.raises(FatalError, match=f"must be .*, not '{value}'") as caught:
+        options.parse(["run", "--url", "u"], {f"TUNER_{name}": value})
     assert caught.value.code is ExitCode.USAGE
 
 

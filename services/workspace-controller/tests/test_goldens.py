@@ -46,6 +46,8 @@ TUNING_LOCAL = msgspec.structs.replace(
         data_hosts=("10.0.0.1:8000",),
     ),
 )
+PRIVATE = Settings(preset_registry="registry.corp/kaito", trusted_realms=frozenset({"login.corp:8443"}))
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 CASES: dict[str, Settings] = {
     "adapters": Settings(),
     "api-keys": Settings(),
@@ -56,11 +58,13 @@ CASES: dict[str, Settings] = {
     "node-disk-weights": Settings(),
     "phi-3-on-v100": Settings(),
     "phi-4-on-two-a10": Settings(),
+    "private-authority": PRIVATE,
     "template": Settings(),
     "tuning-dry-run": Settings(),
     "tuning-four-gpus-to-a-volume": Settings(),
     "tuning-local-mode": TUNING_LOCAL,
     "tuning-phi-3-qlora": Settings(),
+    "tuning-private-authority": PRIVATE,
     "volume-weights": Settings(),
 }
 TUNING = sorted(name for name in CASES if name.startswith("tuning"))
@@ -87,6 +91,7 @@ def byo_node() -> Node:
 
 
 def planned(given: dict[str, Any], catalog: Catalog, settings: Settings) -> tuple[Manifest, ...]:
+    more: dict[str, Any] = {"revision": 3, "registry_ca": AUTHORITY if settings is PRIVATE else ""}
     workspace = msgspec.convert(given, Workspace)
     nodes = [byo_node()] if workspace.resource is not None and not workspace.resource.instance_type else []
     config = CONFIG if (workspace.inference or workspace.tuning).config else None
@@ -95,8 +100,8 @@ def planned(given: dict[str, Any], catalog: Catalog, settings: Settings) -> tupl
     claims = plan_nodes(workspace, nodes, [], verdict.sizing, settings, NOW).creates
     if workspace.tuning is not None:
         run = present_run(Observed(workspace=workspace, config=config)).name
-        return (*claims, *plan_tuning(workspace, config, verdict.sizing, settings, run=run, revision=3))
-    return (*claims, *plan_inference(workspace, config, verdict.sizing, settings, revision=3))
+        return (*claims, *plan_tuning(workspace, config, verdict.sizing, settings, run=run, **more))
+    return (*claims, *plan_inference(workspace, config, verdict.sizing, settings, **more))
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES.items(), ids=CASES.keys())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workspace_controller.engine_arguments import ALLOWED, RESERVED
-from workspace_controller.inference_config import ConfigSource, InferenceConfig, parse_config
+from workspace_controller.inference_config import ConfigProblem, ConfigSource, InferenceConfig, parse_config
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,23 @@ def test_the_digest_follows_the_file_alone() -> None:
     changed = ConfigSource(found=True, data={"inference_config.yaml": "vllm: {seed: 1}"})
     assert one.digest == same.digest != changed.digest
     assert ConfigSource(found=False).digest == ""
+
+
+def test_what_the_reader_refuses_is_a_problem_of_the_whole_file() -> None:
+    (problem,) = refused("a: &a [x]\nvllm: {max-model-len: *a}")
+    assert problem.path == ""
+    assert "the alias *a must stand for a single value" in problem.message
+
+
+@pytest.mark.parametrize(
+    "length", ["9" * 30, "9" * 400, "'" + "9" * 400 + "'", "1.0e+300", ".inf", "[1]", "{a: 1}", "true", "0"]
+)
+def test_a_context_that_is_no_length_is_a_problem(length: str) -> None:
+    (problem,) = refused(f"vllm: {{max-model-len: {length}}}")
+    assert len(problem.message) < 200
+
+
+def refused(text: str) -> tuple[ConfigProblem, ...]:
+    found = parse_config(text)
+    assert not isinstance(found, InferenceConfig)
+    return found

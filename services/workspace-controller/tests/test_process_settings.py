@@ -53,6 +53,7 @@ def test_paths_and_lists() -> None:
         ("--workers", "0"),
         ("--workers", "many"),
         ("--health-port", "-1"),
+        ("--metrics-port", "80800"),
         ("--leader-elect", "maybe"),
         ("--log-level", "LOUD"),
         ("--sweep-seconds", "0"),

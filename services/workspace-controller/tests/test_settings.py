@@ -37,6 +37,8 @@ def test_everything_can_be_said() -> None:
     found = read(
         "--preset-registry=10.0.0.1:5000/kaito",
         "--plain-http-hosts=10.0.0.1:5000, localhost:5000",
+        "--trusted-realms=login.corp, sso.corp:8443",
+        "--registry-ca=/etc/ca.pem",
         "--weights-from=hf",
         "--engine-images=cpu=reg/ms@sha256:aa,gpu=reg/ms:1",
         "--engine-override=cpu",
@@ -52,6 +54,8 @@ def test_everything_can_be_said() -> None:
     assert found == Settings(
         preset_registry="10.0.0.1:5000/kaito",
         plain_http_hosts=frozenset({"10.0.0.1:5000", "localhost:5000"}),
+        trusted_realms=frozenset({"login.corp", "sso.corp:8443"}),
+        registry_ca="/etc/ca.pem",
         weights_from="hf",
         engine_images={"cpu": "reg/ms@sha256:aa", "gpu": "reg/ms:1"},
         engine_override="cpu",

@@ -163,6 +163,7 @@ def test_only_pod_zero_counts_where_a_model_spans_nodes() -> None:
         ({"state": "Failed", "reason": "WrongBaseModel", "message": "no"}, "Failed", 9, "phi-7: no"),
         ({"state": "Loading"}, "Loading", 9, ""),
         ({"strength": "0.5"}, "Loading", 9, ""),
+        ({"strength": "sNaN"}, "Loading", 9, ""),
         ({"image": "registry.local/a:0"}, "Loading", 9, ""),
         ({"digest": "sha256:2"}, "Loading", 10, "different contents"),
         ({"name": "b"}, "Pending", 9, ""),
@@ -219,13 +220,27 @@ def test_an_error_is_told_once_and_never_leaves_success_standing() -> None:
     succeeded = Condition(
         type="WorkspaceSucceeded", status="True", reason="workspaceSucceeded", message="The model serves."
     )
-    told = with_error(WorkspaceStatus(conditions=[succeeded]), "403 no\nrights", "WriteRefused", 4, NOW)
+    serves = WorkspaceStatus(conditions=[succeeded])
+    told = with_error(serves, serves, "403 no\nrights", "WriteRefused", 4, NOW)
     (condition,) = told.conditions
     assert (condition.status, condition.reason, condition.observed_generation) == ("False", "WriteRefused", 4)
     assert condition.message == "(last reconcile error: 403 no rights)"
     waiting = Condition(type="WorkspaceSucceeded", status="False", reason="workspacePending", message="Waiting.")
-    (condition,) = with_error(WorkspaceStatus(conditions=[waiting]), "x", "WriteRefused", 4, NOW).conditions
+    waits = WorkspaceStatus(conditions=[waiting])
+    (condition,) = with_error(waits, waits, "x", "WriteRefused", 4, NOW).conditions
     assert condition.message == "Waiting. (last reconcile error: x)"
+
+
+def test_an_error_that_stays_while_the_model_serves_is_written_once() -> None:
+    """What the plan would say without the error turns True each time; what is stored stays False since the first time."""
+    serves = Condition(type="WorkspaceSucceeded", status="True", reason="workspaceSucceeded", last_transition_time=NOW)
+    planned = WorkspaceStatus(conditions=[serves])
+    first = with_error(planned, planned, "403 no", "WriteRefused", 4, NOW)
+    later = NOW + timedelta(minutes=2)
+    turned = Condition(
+        type="WorkspaceSucceeded", status="True", reason="workspaceSucceeded", last_transition_time=later
+    )
+    assert with_error(WorkspaceStatus(conditions=[turned]), first, "403 no", "WriteRefused", 4, later) == first
 
 
 def merged(target: Any, patch: Any) -> Any:

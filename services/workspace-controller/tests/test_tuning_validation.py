@@ -140,6 +140,7 @@ def test_bad_input(
 
 CONFIGS: dict[str, tuple[str, str, str]] = {
     "not YAML": ("training_config: [", "qlora", "not valid YAML"),
+    "a bomb of aliases": ("a: &a [x]\ntraining_config: *a", "qlora", "must stand for a single value"),
     "another root": ("training_cfg: {}", "qlora", "with the key training_config, not training_cfg"),
     "unknown section": ("training_config: {LoRAConfig: {}}", "qlora", "did you mean LoraConfig"),
     "lora in four bits": (

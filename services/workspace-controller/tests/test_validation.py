@@ -144,6 +144,25 @@ BAD: dict[str, tuple[str, str, Reason, str]] = {
         Reason.SPEC_INVALID,
         "at least one container",
     ),
+    "template of another shape": (
+        "{inference: {preset: null, template: {spec: {containers: [{name: x}], affinity: near}}}}",
+        "inference.template.spec.affinity",
+        Reason.SPEC_INVALID,
+        "Expected `object | null`, got `str`",
+    ),
+    "template that is placed by a word": (
+        """
+        inference:
+          preset: null
+          template:
+            spec:
+              containers: [{name: x}]
+              affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [here]}}}""",
+        "inference.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+        ".nodeSelectorTerms[0]",
+        Reason.SPEC_INVALID,
+        "got `str`",
+    ),
     "transformers": (
         "{metadata: {annotations: {kaito.sh/runtime: transformers}}}",
         "metadata.annotations[kaito.sh/runtime]",
@@ -155,6 +174,18 @@ BAD: dict[str, tuple[str, str, Reason, str]] = {
         "metadata.annotations[kaito.sh/performance-mode]",
         Reason.SPEC_INVALID,
         "did you mean balanced",
+    ),
+    "weights of a claim that can be none": (
+        "{metadata: {annotations: {kaito.sh/weights-claim: My Models}}}",
+        "metadata.annotations[kaito.sh/weights-claim]",
+        Reason.SPEC_INVALID,
+        "must be the name of a PersistentVolumeClaim, not 'My Models'",
+    ),
+    "weights of no image": (
+        "{inference: {preset: {presetOptions: {image: 'registry.local/Phi 3'}}}}",
+        "inference.preset.presetOptions.image",
+        Reason.SPEC_INVALID,
+        "is not an image reference",
     ),
     "API keys of no Secret": (
         "{metadata: {annotations: {kaito.sh/api-key-secret: ''}}}",

@@ -15,7 +15,6 @@ CREATED_BY_INFERENCESET: Final = "inferenceset.kaito.sh/created-by"
 REVISION_OWNER: Final = "workspace.kaito.io/name"
 """On ControllerRevisions: the Workspace that they belong to (the domain is kaito.io there, as users' tools know it)."""
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-COMPONENT: Final = "app.kubernetes.io/component"
 
 # --- labels: nodes ----------------------------------------------------------------------------------------------------
 ACCELERATOR: Final = "accelerator"
@@ -23,7 +22,6 @@ ACCELERATOR_NVIDIA: Final = "nvidia"
 MACHINE_TYPE: Final = "kaito.sh/machine-type"
 CREATION_TIMESTAMP: Final = "kaito.sh/creation-timestamp"
 INSTANCE_TYPE: Final = "node.kubernetes.io/instance-type"
-HOSTNAME: Final = "kubernetes.io/hostname"
 OS: Final = "kubernetes.io/os"
 ARCH: Final = "kubernetes.io/arch"
 TOPOLOGY_ZONE: Final = "topology.kubernetes.io/zone"
@@ -136,7 +134,6 @@ TAINT_DISRUPTED: Final = "karpenter.sh/disrupted"
 TAINT_UNREGISTERED: Final = "karpenter.sh/unregistered"
 TAINT_UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
-TAINT_UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
 TAINT_CLOUD_UNINITIALIZED: Final = "node.cloudprovider.kubernetes.io/uninitialized"
 
 # --- resources --------------------------------------------------------------------------------------------------------

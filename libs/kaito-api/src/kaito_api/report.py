@@ -8,7 +8,7 @@ controller does not control, so `decode` accepts anything and never raises.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -20,7 +20,8 @@ TERMINATION_LIMIT: Final = 4096
 """Bytes that kubelet keeps of a termination log."""
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2**50)]
+"""Bounded, so that an int64 of the status holds it in thousandths too."""
 Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -127,12 +128,13 @@ def encode(report: Report, limit: int = ANNOTATION_LIMIT) -> bytes:
 
 
 def decode(text: str) -> Report | None:
-    """Return the report in `text`, or None for anything else: junk, another version, over-long, no time zone."""
+    """Return the report in `text`, or None for anything else: junk, another version, over-long, no time or none in UTC."""
     if len(text) > ANNOTATION_LIMIT:
         return None
     try:
         report = _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        report.at.astimezone(UTC)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
         return None
     return report if report.v == VERSION else None
 

@@ -152,13 +152,15 @@ class Client:
         manager: str,
         force: bool = True,
         subresource: str | None = None,
+        dry_run: bool = False,
         timeout: float = TIMEOUT,
     ) -> T:
         """Server-side apply: create, or own exactly the fields given. `force` takes fields over from other managers.
 
-        With `metadata.uid` in `obj` only that very object is applied to (Conflict otherwise, also when it is gone).
+        With `metadata.uid` in `obj` only that very object is applied to (Conflict otherwise, also when it is gone). With
+        `dry_run` nothing is stored: the answer says what would be, and an error why it would be refused.
         """
-        path = self._object_path(res, _identity(obj), subresource) + self._query(manager, force)
+        path = self._object_path(res, _identity(obj), subresource) + self._query(manager, force, dry_run=dry_run)
         return await self._write(res, Request("PATCH", path, "apply", res.plural, _body(res, obj), _APPLY), timeout)
 
     async def patch(
@@ -273,11 +275,13 @@ class Client:
         path = res.path(key.namespace, key.name)
         return f"{path}/{subresource}" if subresource else path
 
-    def _query(self, manager: str | None, force: bool | None = None) -> str:
+    def _query(self, manager: str | None, force: bool | None = None, *, dry_run: bool = False) -> str:
         manager = manager or self.transport.field_manager
         query = {"fieldManager": manager} if manager else {}
         if force is not None:
             query["force"] = "true" if force else "false"
+        if dry_run:
+            query["dryRun"] = "All"
         return f"?{urlencode(query)}" if query else ""
 
 

@@ -9,12 +9,11 @@
     │   ├── Conflict          409, the object changed meanwhile: read again
     │   │   └── AlreadyExists 409 on create
     │   ├── Gone              410, the resourceVersion or continue token is too old: list again
-    │   ├── Invalid           400 or 422, the same request will fail again
+    │   ├── Invalid           400 or 422, the same request will fail again; 500 for an apply that the kind's schema refuses
     │   ├── TooManyRequests   429, `retry_after` says when
     │   └── ServerError       5xx, `retry_after` where the server gave one
     ├── TransportError        no usable answer: connection, TLS, deadline, broken or foreign body
     ├── ConfigError           no cluster to talk to, or credentials that cannot be read
-    ├── NameTaken             an object of that name exists and is not ours
     ├── NotLeader             a write was refused here, because this process does not hold the lease
     └── LeaderLost            the lease is gone: the process must exit
     TerminalError             raised by a reconcile: retrying cannot help
@@ -45,10 +44,6 @@ class ConfigError(KubeError):
 
 class TransportError(KubeError):
     """No usable answer: connection, TLS, deadline, truncated or foreign body. Whether a write happened is unknown."""
-
-
-class NameTaken(KubeError):
-    """An object of the wanted name exists and belongs to somebody else; it was not touched."""
 
 
 class NotLeader(KubeError):
@@ -99,7 +94,10 @@ class Gone(ApiError):
 
 
 class Invalid(ApiError):
-    """400 or 422: the request itself is wrong, the same one will fail again."""
+    """400 or 422: the request itself is wrong, the same one will fail again.
+
+    So is a server-side apply with a field that the schema does not have, which kube-apiserver answers with 500.
+    """
 
 
 class TooManyRequests(ApiError):
@@ -125,6 +123,8 @@ class Status(msgspec.Struct, rename="camel"):
     details: _Details | None = None
 
 
+_UNTYPED = "failed to create typed patch object"
+"""How an apply begins to be refused by the schema (apimachinery managedfields, structuredmerge.go)."""
 _decode = msgspec.json.Decoder(Status).decode
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: Invalid,
@@ -143,6 +143,8 @@ def error_from_status(status: Status, http_status: int = 0, retry_after: float |
     if retry_after is None and status.details is not None and status.details.retry_after_seconds > 0:
         retry_after = float(status.details.retry_after_seconds)
     kind = _BY_STATUS.get(code, ServerError if code >= 500 else ApiError)
+    if code == 500 and _UNTYPED in status.message:
+        kind = Invalid
     if code == 404:
         # an unknown kind in a known group is answered with reason NotFound too, but about no object
         kind = (

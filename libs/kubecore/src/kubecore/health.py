@@ -25,9 +25,6 @@ READY_SILENCES: Final = 2.0
 LIVE_SILENCES: Final = 3.0
 SHUTDOWN_SECONDS: Final = 1.0
 
-Check = Callable[[], str | None]
-"""Returns what is wrong, None when all is well."""
-
 
 def stale_informers(informers: Sequence[Informer[Any]], now: float) -> list[str]:
     """Return why the caches cannot be trusted now: the reasons against readiness."""

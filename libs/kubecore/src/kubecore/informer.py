@@ -165,9 +165,14 @@ class Informer(Generic[T]):
         """Take a complete list (called by the reflector)."""
         listed = _number(resource_version)
         pruned = [self._prune(obj) for obj in objects] if self._prune else objects
-        difference = self._store.replace(pruned, keep=lambda obj: _number(obj.metadata.resource_version) > listed)
+        difference = self._store.replace(
+            pruned, keep=lambda obj: self._awaited(obj) and _number(obj.metadata.resource_version) > listed
+        )
         self._seen = listed
-        self._recorded = {key: version for key, version in self._recorded.items() if _number(version) > listed}
+        covered = [key for key, version in self._recorded.items() if _number(version) <= listed]
+        unheard = [obj for obj in map(self._store.get, covered) if obj is not None and self._awaited(obj)]
+        for key in covered:
+            del self._recorded[key]
         initial = not self.synced
         self._synced.set()
         self._measure()
@@ -177,6 +182,8 @@ class Informer(Generic[T]):
             self._dispatch(Event(EventType.MODIFIED, old, new))
         for obj in difference.removed:
             self._dispatch(Event(EventType.DELETED, obj, None))
+        for obj in unheard:  # the list has our write, and covers up what somebody may have changed before it
+            self._dispatch(Event(EventType.MODIFIED, obj, obj))
 
     def changed(self, kind: str, obj: T) -> None:
         """Take one watch event (called by the reflector)."""
@@ -197,12 +204,16 @@ class Informer(Generic[T]):
             # our own later write is in the cache; whoever made this change must still be heard
             self._dispatch(Event(EventType.MODIFIED, current, current))
         else:
-            echo = self._recorded.get(key) == obj.metadata.resource_version
+            echo = self._awaited(obj)
             if echo:
                 del self._recorded[key]
             old = self._store.put(obj)
             self._measure()
             self._dispatch(Event(EventType.MODIFIED if old is not None else EventType.ADDED, old, obj, echo=echo))
+
+    def _awaited(self, obj: T) -> bool:
+        """Whether `obj` is as we wrote it, and the watch has not brought it yet."""
+        return self._recorded.get(obj.metadata.key) == obj.metadata.resource_version
 
     def _dispatch(self, event: Event[T]) -> None:
         for handler in self._handlers:

@@ -22,7 +22,7 @@ from kubecore.client import Client
 from kubecore.clock import Clock, SystemClock
 from kubecore.controller import Controller
 from kubecore.events import EventRecorder
-from kubecore.health import Check, LoopLag, serve_health, serve_metrics, stale_informers, stuck_informers
+from kubecore.health import LoopLag, serve_health, serve_metrics, stale_informers, stuck_informers
 from kubecore.informer import Informer
 from kubecore.leader import LeaderConfig, LeaderElector
 
@@ -68,8 +68,6 @@ class Manager:
         self._controllers: list[Controller] = []
         self._tasks: list[_Task] = []
         self._recorders: list[EventRecorder] = []
-        self._live_checks: list[Check] = []
-        self._ready_checks: list[Check] = []
         self._stopping = asyncio.Event()
         self._elector: LeaderElector | None = None
         self.health_port = 0
@@ -102,11 +100,6 @@ class Manager:
         """Run `function` once: while leading, or from the start. It may return; when it raises, the process ends."""
         self._tasks.append(_Task(name, function, leader_only))
 
-    def add_check(self, *, live: Check | None = None, ready: Check | None = None) -> None:
-        """Let a service say more about its health: a function that returns what is wrong, or None."""
-        self._live_checks += [live] if live else []
-        self._ready_checks += [ready] if ready else []
-
     def stop(self) -> None:
         """Begin the orderly stop, as SIGTERM does."""
         self._stopping.set()
@@ -136,14 +129,13 @@ class Manager:
         health_port, metrics_port = self._ports
 
         def live() -> list[str]:
-            found = [check() for check in (lag.check, *self._live_checks)]
-            return [*stuck_informers(self._informers, self.clock.monotonic()), *filter(None, found)]
+            late = lag.check()
+            return [*stuck_informers(self._informers, self.clock.monotonic()), *([late] if late else [])]
 
         def ready() -> list[str]:
             if self._stopping.is_set():
                 return ["stopping"]
-            found = [check() for check in self._ready_checks]
-            return [*stale_informers(self._informers, self.clock.monotonic()), *filter(None, found)]
+            return stale_informers(self._informers, self.clock.monotonic())
 
         if health_port is not None:
             self.health_port = await stack.enter_async_context(serve_health(health_port, live, ready))

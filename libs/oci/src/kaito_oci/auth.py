@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import oras.auth.utils
 import requests
 from oras.auth.token import TokenAuth
 
-from kaito_oci import challenge
+from kaito_oci import challenge, tls
 from kaito_oci.credentials import Credential
 from kaito_oci.errors import Denied, Unauthorized, Unavailable, UntrustedRealm
 from kaito_oci.operation import CURRENT, deadline
@@ -130,6 +131,8 @@ class RepositoryAuth(TokenAuth):  # type: ignore[misc] # oras-py carries no type
                 body: bytes = response.raw.read(_MAX_TOKEN_BYTES, decode_content=True)
         except requests.RequestException as error:
             operation.check()
+            if refused := tls.refusal(urlsplit(url).netloc, error, self._settings.ca_bundle):
+                raise refused from error
             raise Unavailable(f"the token endpoint of {self._host} does not answer ({type(error).__name__})") from error
         if response.status_code in {401, 400}:
             who = "refused the credentials" if self._credential else "gives no anonymous access"

@@ -22,11 +22,11 @@ import urllib3.exceptions
 from oras.provider import Registry
 
 from kaito_oci import digest as digests
-from kaito_oci import media_types, refusal, retry
+from kaito_oci import media_types, refusal, retry, tls
 from kaito_oci.auth import RepositoryAuth
 from kaito_oci.body import Body
 from kaito_oci.credentials import Credential
-from kaito_oci.errors import DigestMismatch, InvalidManifest, NotFound, TlsFailed, TooLarge, Unavailable, UnsafeLocation
+from kaito_oci.errors import DigestMismatch, InvalidManifest, NotFound, TooLarge, Unavailable, UnsafeLocation
 from kaito_oci.limits import Limits
 from kaito_oci.operation import CURRENT, deadline
 from kaito_oci.reference import DIGEST, Reference
@@ -44,14 +44,14 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
     def __init__(self, reference: Reference, credential: Credential | None, settings: RegistrySettings) -> None:
         host = reference.api_host
         scheme = settings.scheme(host)
-        super().__init__(hostname=host, insecure=scheme == "http", tls_verify=settings.ca_bundle or True)
-        prepare(self.session)
+        super().__init__(hostname=host, insecure=scheme == "http")
+        prepare(self.session, settings.ca_bundle)
         self.reference = reference
         self.settings = settings
         self.container = oras.container.Container(f"{reference.repository}:{reference.tag or 'latest'}", registry=host)
         self.auth = RepositoryAuth(host, reference.repository, credential, settings)
         self.auth.session = self.session
-        self.auth._tls_verify = settings.ca_bundle or True
+        self.auth._tls_verify = True
 
     def url(self, path: str) -> str:
         """The URL of something under this repository, like `manifests/latest`."""
@@ -70,7 +70,7 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
     ) -> requests.Response:
         """One request with login, redirects and retries; the response of any status that trying again cannot change.
 
-        A body that is a stream is sent once: only its owner knows how to go on. Raises Unavailable.
+        A body that is a stream is sent once: only its owner knows how to go on. Raises Unavailable, TlsFailed.
         """
         del stream  # every response is streamed: reading it whole is what makes memory unbounded
         patience = self.settings.patience
@@ -81,11 +81,6 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
             delay = None
             try:
                 response = self._authenticated(method, url, headers or {}, actions, data=data, json=json)
-            except requests.exceptions.SSLError as error:
-                raise TlsFailed(
-                    f"{self.hostname}: no trusted TLS connection ({_cause(error)}); give the authority's certificate as CA "
-                    "bundle, or name the host as plain-http where it has no TLS"
-                ) from error
             except Unavailable as error:  # of the token endpoint
                 problem, failure = str(error), error
             except NETWORK_ERRORS as error:
@@ -150,6 +145,8 @@ class HardenedRegistry(Registry):  # type: ignore[misc] # oras-py carries no typ
             except NETWORK_ERRORS as error:
                 if limit.expired:
                     raise _NoAnswerError(f"no answer within {most:g} s") from error
+                if refused := tls.refusal(urlsplit(url).netloc, error, self.settings.ca_bundle):
+                    raise refused from error
                 raise
         return response
 

@@ -17,7 +17,10 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_realms: Collection[str] = frozenset()
     """Hosts of token endpoints that may receive credentials although they are another site than the registry."""
     ca_bundle: str = ""
-    """PEM file with the authorities to trust; "" means $REQUESTS_CA_BUNDLE, else Mozilla's list (certifi)."""
+    """PEM file with authorities to trust besides the public ones (Mozilla's list, or $REQUESTS_CA_BUNDLE); "" for none.
+
+    It is read again for each session, so that a renewed file counts from the next call on.
+    """
     patience: Patience = Patience()
 
     def scheme(self, host: str) -> str:

@@ -1,7 +1,8 @@
-"""The HTTP session under oras-py: connections that can be cut, proxies and CA bundles from the environment, never a .netrc."""
+"""The HTTP session under oras-py: connections that can be cut, more authorities, proxies of the environment, never a .netrc."""
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import requests
@@ -10,6 +11,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kaito_oci.operation import CURRENT
+from kaito_oci.tls import trusting
 
 SEND_BLOCK = 256 * 1024
 """Bytes per read of a body that is sent: http.client's 8 KiB costs more CPU than the bytes themselves. Each block must leave
@@ -40,12 +42,18 @@ _POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, trust: ssl.SSLContext | None) -> None:
+        # Without a context of ours urllib3 makes one for each connection.
+        self._tls: dict[str, Any] = {"ssl_context": trust} if trust is not None else {}
+        super().__init__(max_retries=0)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        kwargs |= self._tls
         super().init_poolmanager(*args, **kwargs, blocksize=SEND_BLOCK)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager = super().proxy_manager_for(proxy, **kwargs, **self._tls)
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
@@ -55,9 +63,12 @@ def _no_ambient_login(request: requests.PreparedRequest) -> requests.PreparedReq
     return request
 
 
-def prepare(session: requests.Session) -> None:
-    """Mount our adapter on oras-py's session and close its ambient sources of credentials."""
-    adapter = _Adapter(max_retries=0)
+def prepare(session: requests.Session, ca_bundle: str) -> None:
+    """Mount our adapter on oras-py's session and close its ambient sources of credentials.
+
+    Registry, token endpoint and the places that blobs are redirected to are all asked through it. Raises TlsFailed.
+    """
+    adapter = _Adapter(trusting(ca_bundle) if ca_bundle else None)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     session.auth = _no_ambient_login

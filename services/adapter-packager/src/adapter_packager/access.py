@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from adapter_packager.exits import SecretProblem
 from kaito_oci import Anonymous, CredentialSource, DockerConfigs, Reference, RegistrySettings
 from kaito_oci.keychain import Keychain
-
-SECRET_TYPE: Final = "kubernetes.io/dockerconfigjson"  # noqa: S105 - a type's name
-SECRET_KEY: Final = ".dockerconfigjson"  # noqa: S105 - a key's name
 
 
 class SecretReader(Protocol):

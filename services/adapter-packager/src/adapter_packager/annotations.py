@@ -44,7 +44,7 @@ def manifest_annotations(adapter: Adapter) -> dict[str, str]:
         PARAMETERS: str(verdict.parameters),
         TARGETS: ",".join(targets) if isinstance(targets, list) else str(targets),
         DATASETS: ",".join(report.dataset_digests),
-        METRICS: _json(report.metrics),
+        METRICS: _json({name: value for name, value in report.metrics.items() if value is not None}),
         VERSIONS: _json(versions),
         TRAINING_CONFIG: report.config_digest,
         CREATED: report.finished_at,

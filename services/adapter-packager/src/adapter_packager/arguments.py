@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from adapter_packager.exits import ExitCode
 from adapter_packager.package import Format
+from kubecore import flags
 
 _CODES = """\
 exit codes:
@@ -24,6 +25,7 @@ exit codes:
   73  the registry refuses this push: immutable tag, read-only, quota
   74  no space left, or the target folder is in use
   75  the key to sign or verify with is missing or unusable
+  76  the registry's certificate is not trusted (--ca-bundle), or it speaks no TLS (--plain-http)
   143 interrupted
 
 In a Pod (POD_NAME and POD_NAMESPACE set) the state is reported in the Pod's annotation kaito.sh/report.<container>, and
@@ -59,6 +61,9 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
         help="image (KAITO's, default) or modelpack (CNCF)",
     )
     push.add_argument("--base-model", default="", metavar="NAME", help="preset that the adapter was trained on")
+    push.add_argument(
+        "--metrics-port", type=flags.port, default=0, metavar="PORT", help="port of /metrics while it pushes (0: none)"
+    )
 
     fetch = commands.add_parser("pull", help="fetch an adapter into a folder, verified")
     fetch.add_argument("reference", metavar="REF")
@@ -118,7 +123,7 @@ def _registry_options(options: argparse.ArgumentParser, environment: Mapping[str
         "--ca-bundle",
         default=environment.get("KAITO_CA_BUNDLE", ""),
         metavar="FILE",
-        help="authorities to trust [KAITO_CA_BUNDLE]",
+        help="authorities to trust besides the public ones, PEM [KAITO_CA_BUNDLE]",
     )
     group.add_argument(
         "--docker-config",
@@ -132,7 +137,9 @@ def _registry_options(options: argparse.ArgumentParser, environment: Mapping[str
 def _model_options(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("check against a base model")
     group.add_argument("--base-config", type=Path, default=None, metavar="FILE", help="config.json of the base")
-    group.add_argument("--max-rank", type=int, default=None, metavar="N", help="the engine's --max-lora-rank")
+    group.add_argument(
+        "--max-rank", type=flags.whole(1), default=None, metavar="N", help="the engine's --max-lora-rank"
+    )
 
 
 def _pod_options(options: argparse.ArgumentParser) -> None:
@@ -150,7 +157,7 @@ def _pod_options(options: argparse.ArgumentParser) -> None:
     group.add_argument("--container", default="", metavar="NAME", help="name of this container, for its report")
     group.add_argument(
         "--hold",
-        type=float,
+        type=flags.not_negative,
         default=None,
         metavar="SECONDS",
         help="how long to wait for registry or Secret (0; in a Pod 600)",

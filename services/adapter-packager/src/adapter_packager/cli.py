@@ -17,6 +17,7 @@ from adapter_packager.access import Access
 from adapter_packager.arguments import parse
 from adapter_packager.exits import UNEXPECTED_REASON, ExitCode, code_of, reason_of, words_of
 from adapter_packager.holding import TROUBLES
+from adapter_packager.metrics import Figures, serving
 from adapter_packager.mounted_secret import MountedSecret
 from adapter_packager.pod_report import PodReport
 from adapter_packager.terminal import Terminal
@@ -24,6 +25,7 @@ from kaito_api.base_shapes import Base
 from kaito_oci import Reference, RegistrySettings
 from kubecore.clock import SystemClock
 from kubecore.logging import setup_logging
+from kubecore.pod_report import own_pod
 
 _HOLD_IN_POD = 600.0
 _logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ async def _session(options: argparse.Namespace) -> AsyncIterator[tuple[Access, P
     container = _CONTAINERS.get(options.command, "")
     pod = None
     if container:
-        from adapter_packager.cluster import connect, own_pod
+        from adapter_packager.cluster import connect
 
         pod = own_pod()
     if pod is None:
@@ -80,7 +82,7 @@ async def _session(options: argparse.Namespace) -> AsyncIterator[tuple[Access, P
         folder_given = options.push_secret_folder
         secrets = MountedSecret(folder_given) if folder_given is not None else cluster
         access = Access(settings=settings, secrets=secrets, secret_name=options.push_secret)
-        report = PodReport(SystemClock(), cluster.write_report, options.termination_log)
+        report = PodReport(SystemClock(), cluster.annotate, options.termination_log)
         async with report.running():
             yield access, report
 
@@ -114,22 +116,26 @@ async def _command(options: argparse.Namespace, access: Access, report: PodRepor
 
 
 async def _push(options: argparse.Namespace, reference: Reference, access: Access, report: PodReport) -> None:
-    base = await _base(options)
-    adapter = await asyncio.to_thread(
-        folder.read, options.folder, base_model=options.base_model, base=base, max_rank=options.max_rank
-    )
-    _warn(adapter)
-    result = await publish.publish(
-        adapter,
-        reference,
-        access,
-        layout=options.format,
-        sign_key=options.sign_key,
-        hold=_hold(options, access),
-        clock=SystemClock(),
-        report=report,
-        progress=Terminal("pushed"),
-    )
+    clock = SystemClock()
+    figures = Figures(clock)
+    async with serving(options.metrics_port, figures):
+        base = await _base(options)
+        adapter = await asyncio.to_thread(
+            folder.read, options.folder, base_model=options.base_model, base=base, max_rank=options.max_rank
+        )
+        _warn(adapter)
+        result = await publish.publish(
+            adapter,
+            reference,
+            access,
+            layout=options.format,
+            sign_key=options.sign_key,
+            hold=_hold(options, access),
+            clock=clock,
+            report=report,
+            figures=figures,
+            progress=Terminal("pushed"),
+        )
     _say(result.reference)
 
 

@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     """No space left on this side."""
     SIGNING_KEY = 75
     """The key to sign with is missing, or of a kind that is not supported."""
+    REGISTRY_UNTRUSTED = 76
+    """The registry's certificate is not trusted, or it speaks no TLS."""
     CANCELLED = 143
     """SIGTERM or Ctrl-C."""
 
@@ -94,7 +96,7 @@ _CODES: dict[type[OciError], ExitCode] = {
     errors.Unauthorized: ExitCode.ACCESS_DENIED,
     errors.Denied: ExitCode.ACCESS_DENIED,
     errors.UntrustedRealm: ExitCode.ACCESS_DENIED,
-    errors.TlsFailed: ExitCode.REGISTRY_UNAVAILABLE,
+    errors.TlsFailed: ExitCode.REGISTRY_UNTRUSTED,
     errors.Unavailable: ExitCode.REGISTRY_UNAVAILABLE,
     errors.Truncated: ExitCode.REGISTRY_UNAVAILABLE,
     errors.TagImmutable: ExitCode.PUSH_REFUSED,
@@ -126,9 +128,9 @@ def words_of(error: Exception) -> str:
 
 
 def may_pass(error: OciError | PackagerError | DockerConfigError) -> bool:
-    """Whether holding on can help: the registry comes back, or somebody repairs the Secret or the rights."""
+    """Whether holding on can help: the registry comes back, or somebody repairs the Secret, the rights or the certificate."""
     if isinstance(error, PackagerError):
         return isinstance(error, SecretProblem) and error.retryable
     if isinstance(error, DockerConfigError):
         return True
-    return error.retryable or isinstance(error, errors.Unauthorized | errors.Denied)
+    return error.retryable or isinstance(error, errors.Unauthorized | errors.Denied | errors.TlsFailed)

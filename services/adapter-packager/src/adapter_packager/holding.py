@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from adapter_packager.exits import PackagerError, may_pass
 from kaito_oci import DockerConfigError, OciError, errors
+from kubecore.backoff import Backoff, BackoffPolicy
 from kubecore.clock import Clock
 
 QUIET_SECONDS: Final = 60.0
 """Once the time to hold on is over, an attempt whose bytes stand still for so long is ended."""
-_FIRST, _LONGEST = 1.0, 30.0
+_AGAIN: Final = BackoffPolicy(base=1.0, cap=30.0)
 
 Trouble = OciError | PackagerError | DockerConfigError
 TROUBLES = (OciError, PackagerError, DockerConfigError)
@@ -38,7 +38,7 @@ async def hold_on(
     if seconds is None:
         return await attempt(_unwatched)
     deadline = clock.monotonic() + seconds
-    pause, last = _FIRST, None
+    pause, last = Backoff(_AGAIN), None
     while True:
         try:
             return await _Watch(clock, deadline, last).over(attempt)
@@ -48,8 +48,7 @@ async def hold_on(
                 raise
             on_trouble(error, left)
             last = error
-        await clock.sleep(min(pause * random.uniform(0.8, 1.2), left))
-        pause = min(pause * 2, _LONGEST)
+        await clock.sleep(min(pause.next(), left))
 
 
 class _Watch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from adapter_packager.access import SECRET_KEY, SECRET_TYPE
 from adapter_packager.exits import SecretProblem
+from kaito_api.core.access import DOCKER_CONFIG_KEY, DOCKER_CONFIG_TYPE
 from kaito_oci import DockerConfigError, DockerConfigs
 
 
@@ -22,7 +22,7 @@ class MountedSecret:
 
     def _read(self, name: str) -> DockerConfigs:
         try:
-            return DockerConfigs((self._folder / SECRET_KEY).read_bytes())
+            return DockerConfigs((self._folder / DOCKER_CONFIG_KEY).read_bytes())
         except FileNotFoundError as error:
             raise self._absent(name) from error
         except OSError as error:
@@ -38,5 +38,6 @@ class MountedSecret:
         how = f"`kubectl create secret docker-registry {name} ...`"
         if not keys:
             return SecretProblem("SecretMissing", f"Secret {name} does not exist: create it with {how}", retryable=True)
-        message = f"Secret {name} has {', '.join(keys)} and no {SECRET_KEY}; it must be of type {SECRET_TYPE}: {how}"
+        wanted = f"{DOCKER_CONFIG_KEY}; it must be of type {DOCKER_CONFIG_TYPE}: {how}"
+        message = f"Secret {name} has {', '.join(keys)} and no {wanted}"
         return SecretProblem("SecretInvalid", message, retryable=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,9 +19,7 @@ from adapter_packager.exits import UNEXPECTED_REASON, reason_of, words_of
 from adapter_packager.holding import TROUBLES
 from kaito_api.report import TERMINATION_LIMIT, OutputReport, Progress, Report, encode
 from kubecore.clock import Clock
-
-Write = Callable[[bytes], Awaitable[None]]
-"""Puts an encoded report where the controller reads it. Raises ReportLost."""
+from kubecore.pod_report import Annotate, ReportUnwrittenError
 
 _INTERVAL = 15.0
 _LAST_SECONDS = 15.0
@@ -29,16 +27,12 @@ _JITTER = 0.2
 _log = logging.getLogger(__name__)
 
 
-class ReportLost(Exception):  # noqa: N818 - an event, not a failure of the push
-    """A report did not reach the apiserver."""
-
-
 class PodReport:
-    """The report of this container. `write` None means that nobody reads it (a command line)."""
+    """The report of this container. `annotate` None means that nobody reads it (a command line)."""
 
-    def __init__(self, clock: Clock, write: Write | None, termination_log: Path | None) -> None:
+    def __init__(self, clock: Clock, annotate: Annotate | None, termination_log: Path | None) -> None:
         self._clock = clock
-        self._write = write
+        self._annotate = annotate
         self._termination_log = termination_log
         self._report = Report(state="Checking", at=clock.now())
         self._urgent = asyncio.Event()
@@ -106,11 +100,11 @@ class PodReport:
             _log.warning("last report not written", extra={"seconds": _LAST_SECONDS})
 
     async def _send(self) -> None:
-        if self._write is None:
+        if self._annotate is None:
             return
         try:
-            await self._write(encode(self._report))
-        except ReportLost as error:
+            await self._annotate(encode(self._report).decode())
+        except ReportUnwrittenError as error:
             _log.warning("report not written", extra={"error": str(error)})
 
     def _change(self, **changes: object) -> None:

@@ -11,6 +11,7 @@ from adapter_packager.access import Access
 from adapter_packager.exits import reason_of
 from adapter_packager.folder import Adapter
 from adapter_packager.holding import Moved, Trouble, hold_on
+from adapter_packager.metrics import Figures, Phase
 from adapter_packager.package import Format, build
 from adapter_packager.pod_report import PodReport
 from kaito_api.report import OutputReport
@@ -44,30 +45,43 @@ async def publish(
     hold: float | None,
     clock: Clock,
     report: PodReport,
+    figures: Figures,
     progress: Progress,
 ) -> PushResult:
     """Push the adapter, with a key its signature first. Raises OciError, SecretProblem; the folder stays as it is."""
     report.state("Pushing", message=f"to {reference}")
+    figures.enter(Phase.READ)
     package = await asyncio.to_thread(build, adapter, layout)
+    blobs = figures.counted(package.blobs)
+    tell = _teller(report, "Pushing")
 
     async def attempt(moved: Moved) -> PushResult:
         def sent(done: int, total: int) -> None:
             moved(done)
+            figures.moved(done)
             report.progress(done, total)
             progress(done, total)
 
         if sign_key is not None:
+            figures.enter(Phase.SIGN)
             await signing.sign(reference, package.manifest, sign_key, access)
+        figures.enter(Phase.PUSH)
         return await push(
             reference,
-            package.blobs,
+            blobs,
             package.manifest,
             auth=await access.credentials(reference),
             settings=access.settings,
             progress=sent,
         )
 
-    result = await hold_on(attempt, seconds=hold, clock=clock, on_trouble=_teller(report, "Pushing"))
+    def repeated(error: Trouble, left: float) -> None:
+        figures.retried(reason_of(error))
+        tell(error, left)
+
+    figures.begin(hold)
+    result = await hold_on(attempt, seconds=hold, clock=clock, on_trouble=repeated)
+    figures.enter(None)
     report.output(OutputReport(image=str(reference), digest=result.digest, size_bytes=result.size))
     return result
 

@@ -20,8 +20,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     """`lora` or `qlora`."""
     dataset_digests: list[str] = []
     config_digest: str = ""
-    metrics: dict[str, float] = {}
-    """Like `loss`, `evalLoss`, `steps`."""
+    metrics: dict[str, float | None] = {}
+    """Like `loss`, `evalLoss`, `steps`. JSON's word for a loss that is no number is null: no reason to lose an adapter."""
     versions: dict[str, str] = {}
     """Package -> version."""
     finished_at: str = ""

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from kubecore import flags
+
 
 class AzureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the cluster is and who we are there."""
@@ -48,6 +50,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str = ""
 
 
+# name, what its value must be, help
+_NUMBERS = (
+    ("workers", flags.whole(1), "agent pools handled at once: Azure takes seconds for an answer"),
+    (
+        "claim_workers",
+        flags.whole(1),
+        "claims handled at once: more open more connections to the apiserver without being faster",
+    ),
+    ("list_active_seconds", flags.positive, "interval of the shared LIST while something is under way"),
+    ("list_idle_seconds", flags.positive, "interval of the shared LIST otherwise"),
+    ("put_burst", flags.positive, "PUTs that may go out at once (AKS allows 20)"),
+    ("put_per_minute", flags.positive, "PUTs per minute after that (AKS allows 1)"),
+    (
+        "call_burst",
+        flags.positive,
+        "DELETEs that may go out at once, and as many deleteMachines and reads of one pool (AKS allows 60)",
+    ),
+    ("calls_per_second", flags.positive, "of each of these per second after that (AKS allows 1)"),
+    ("health_port", flags.port, "port of /healthz and /readyz"),
+    ("metrics_port", flags.port, "port of /metrics"),
+)
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 # flag, environment variable, default, help
 _AZURE = (
     ("subscription-id", "ARM_SUBSCRIPTION_ID", "", "Azure subscription of the cluster"),
@@ -93,33 +117,21 @@ def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pool-per-claim",
         action="store_true",
-        default=env.get("POOL_PER_CLAIM", "").lower() == "true",
+        default=flags.switched(parser, env, "POOL_PER_CLAIM"),
         help="one agent pool for each claim instead of one for equal claims of a Workspace [POOL_PER_CLAIM]",
     )
     parser.add_argument(
         "--no-leader-elect",
         action="store_true",
-        default=env.get("LEADER_ELECT", "").lower() == "false",
+        default=not flags.switched(parser, env, "LEADER_ELECT", otherwise=True),
         help="run without a Lease: only for a single replica [LEADER_ELECT=false]",
     )
-    numbers = {
-        "workers": "agent pools handled at once: Azure takes seconds for an answer",
-        "claim_workers": "claims handled at once: more open more connections to the apiserver without being faster",
-        "list_active_seconds": "interval of the shared LIST while something is under way",
-        "list_idle_seconds": "interval of the shared LIST otherwise",
-        "put_burst": "PUTs that may go out at once (AKS allows 20)",
-        "put_per_minute": "PUTs per minute after that (AKS allows 1)",
-        "call_burst": "DELETEs that may go out at once, and as many deleteMachines and reads of one pool (AKS allows 60)",
-        "calls_per_second": "of each of these per second after that (AKS allows 1)",
-        "health_port": "port of /healthz and /readyz",
-        "metrics_port": "port of /metrics",
-    }
-    for name, text in numbers.items():
+    for name, kind, text in _NUMBERS:
         value = getattr(defaults, name)
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=type(value)(env.get(name.upper(), value)),
+            type=kind,
+            default=env.get(name.upper(), str(value)),
             help=f"{text} (default: {value:g}) [{name.upper()}]",
         )
     parser.add_argument(
@@ -129,6 +141,7 @@ def build_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--log-level",
+        type=lambda text: flags.one_of(*_LOG_LEVELS)(text.lower()),
         default=env.get("LOG_LEVEL", defaults.log_level),
         help=f"debug, info, warning or error (default: {defaults.log_level}) [LOG_LEVEL]",
     )

@@ -1,6 +1,6 @@
 """The outermost layer of the application: admits requests, counts them, and refuses with words.
 
-Plain ASGI and no wrapping of `receive`: on the path of every streamed token it adds one function call.
+Plain ASGI: on the path of every streamed token it adds one function call.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from model_server.body import Body
 from model_server.lifecycle import Flight, Lifecycle
 from model_server.limits import RETRY_AFTER_BUSY_SECONDS, RETRY_AFTER_DRAINING_SECONDS, Verdict, admit
 from model_server.metrics import Metrics
@@ -89,7 +90,7 @@ class AdmissionMiddleware:
         outcome = "aborted"
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, Body(receive), observed)
             outcome = f"{status // 100}xx" if status else "aborted"
         finally:
             self._metrics.in_flight.dec()

@@ -9,14 +9,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from kaito_api.meta import Key
-from kaito_api.resources import PODS
-from model_server.reporter import ReportUnwrittenError
+from kubecore.pod_report import Annotate, annotator, own_pod
 
 if TYPE_CHECKING:
     from kubecore.client import Client
 
 USER_AGENT: Final = "kaito-model-server"
-WRITE_SECONDS: Final = 10.0
 _TOKEN: Final = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 _logger = logging.getLogger(__name__)
 
@@ -28,21 +26,9 @@ class Cluster:
         self.client = client
         self.pod = pod
 
-    async def annotate(self, pod: Key, name: str, value: str) -> None:
-        """Set one annotation of a Pod. Raises ReportUnwrittenError."""
-        from kubecore.errors import ApiError, TransportError
-
-        patch = {"metadata": {"annotations": {name: value}}}
-        try:
-            await self.client.patch(PODS, pod, patch, timeout=WRITE_SECONDS)
-        except (ApiError, TransportError) as error:
-            raise ReportUnwrittenError(str(error)) from error
-
-
-def own_pod(environment: Mapping[str, str] = os.environ) -> Key | None:
-    """Return the Pod named by the downward API, None outside one."""
-    name, namespace = environment.get("POD_NAME", ""), environment.get("POD_NAMESPACE", "")
-    return Key(namespace, name) if name and namespace else None
+    def annotator(self, container: str) -> Annotate:
+        """Return what puts the report of one of its containers on the Pod."""
+        return annotator(self.client, self.pod, container)
 
 
 def reachable(environment: Mapping[str, str] = os.environ) -> bool:

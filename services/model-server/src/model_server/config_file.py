@@ -6,12 +6,11 @@ wrapper that have no meaning here and are accepted so that users' files keep wor
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, Final
 
 import msgspec
-import yaml
 
+from kaito_api.config_text import INFERENCE_CHARACTERS, kind, read_config
 from model_server.exits import ExitCode, FatalError
 
 INERT_KEYS: Final = {
@@ -29,36 +28,18 @@ class InferenceConfig(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice: YAML would keep the last one without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'the key "{key}" is written twice', key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
 def parse(text: str, origin: str) -> InferenceConfig:
     """Parse the text of the file at `origin` (used in messages only). Raises FatalError(CONFIG_INVALID)."""
     try:
-        # A SafeLoader subclass: plain data only, no object construction.
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise FatalError(ExitCode.CONFIG_INVALID, f"{origin} is not valid YAML: {_one_line(error)}") from error
+        document = read_config(text, most=INFERENCE_CHARACTERS)
+    except ValueError as error:
+        raise FatalError(ExitCode.CONFIG_INVALID, f"{origin} {error}") from error
     if document is None:
         return InferenceConfig()
     if not isinstance(document, dict):
         raise FatalError(
             ExitCode.CONFIG_INVALID,
-            f"{origin} must be a mapping with the key vllm, but it is a {type(document).__name__}",
+            f"{origin} must be a mapping with the key vllm, but it is a {kind(document)}",
         )
     unknown = sorted(str(key) for key in document if key not in _TOP_KEYS)
     if unknown:
@@ -73,11 +54,7 @@ def parse(text: str, origin: str) -> InferenceConfig:
     if not isinstance(arguments, dict):
         raise FatalError(
             ExitCode.CONFIG_INVALID,
-            f"vllm in {origin} must be a mapping of engine arguments, but it is a {type(arguments).__name__}",
+            f"vllm in {origin} must be a mapping of engine arguments, but it is a {kind(arguments)}",
         )
     notes = tuple(f"{key} has no effect: {why}" for key, why in INERT_KEYS.items() if key in document)
     return InferenceConfig(vllm={str(key): value for key, value in arguments.items()}, notes=notes)
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())

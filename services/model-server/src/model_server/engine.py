@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kaito_api.report import EngineReport
-from model_server import cgroup, config_file, device, launch, vllm_compat, weights
+from kubecore import cgroup
+from model_server import config_file, device, launch, vllm_compat, weights
 from model_server.config_file import InferenceConfig
 from model_server.engine_log import EngineLog
 from model_server.exits import ExitCode, FatalError
@@ -118,11 +119,10 @@ class EngineLauncher:
         return self._fallen("", codes, while_serving=True)
 
     def _fallen(self, words: str, exit_codes: Sequence[int], *, while_serving: bool) -> FatalError:
-        kills = cgroup.oom_kills()
-        increase = None if kills is None or self._oom_kills is None else kills - self._oom_kills
         errors = self._log.tail() or f"RuntimeError: {words}"
+        kills = cgroup.oom_kills_since(self._oom_kills)
         return diagnose(
-            Ruins(errors=errors, exit_codes=tuple(exit_codes), oom_kills=increase, while_serving=while_serving)
+            Ruins(errors=errors, exit_codes=tuple(exit_codes), oom_kills=kills, while_serving=while_serving)
         )
 
     def _refused(self, config: InferenceConfig, words: str) -> FatalError:

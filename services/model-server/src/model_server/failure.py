@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from kaito_api.conditions import Reason
 from model_server.exits import ExitCode, FatalError
 
 _MEMORY: Final = (
@@ -56,7 +57,7 @@ class Ruins(msgspec.Struct, frozen=True, kw_only=True):
 def diagnose(ruins: Ruins) -> FatalError:
     """Return the error to end with."""
     if (ruins.oom_kills or 0) > 0:
-        return _killed("the kernel killed the engine because the container reached its memory limit")
+        return _killed("the kernel killed the engine for lack of memory", Reason.CONTAINER_OOM_KILLED)
     for pattern, advice in _MEMORY:
         if pattern.search(ruins.errors):
             return FatalError(ExitCode.OUT_OF_MEMORY, f"the engine ran out of memory; {advice}")
@@ -66,7 +67,7 @@ def diagnose(ruins: Ruins) -> FatalError:
         cause = f"its worker process {worker[1]} was killed"
     killed = -Signals.SIGKILL in ruins.exit_codes or (worker is not None and cause.endswith("was killed"))
     if killed and ruins.oom_kills is None:
-        return _killed("a process of the engine was killed (SIGKILL), most likely for lack of memory")
+        return _killed("a process of the engine was killed (SIGKILL), most likely for lack of memory", "")
     if _ARCHITECTURE.search(ruins.errors):
         return FatalError(ExitCode.WEIGHTS_INVALID, f"the engine has no implementation of this model: {cause}")
     if _LORA.search(ruins.errors):
@@ -110,11 +111,9 @@ def _is_echo(words: str) -> bool:
     )
 
 
-def _killed(what: str) -> FatalError:
-    return FatalError(
-        ExitCode.OUT_OF_MEMORY,
-        f"{what}: give the pod more memory, or lower max-num-seqs, max-model-len or cpu-offload-gb",
-    )
+def _killed(what: str, reason: str) -> FatalError:
+    advice = "give the pod more memory, or lower max-num-seqs, max-model-len or cpu-offload-gb"
+    return FatalError(ExitCode.OUT_OF_MEMORY, f"{what}: {advice}", reason)
 
 
 def _blame(cause: str, codes: Sequence[int]) -> str:

@@ -6,21 +6,31 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
 from kaito_api.meta import Key
+from kubecore import flags
 from model_server.dtype import Bound
 from model_server.exits import ExitCode, FatalError
 
 ENVIRONMENT_PREFIX: Final = "MODEL_SERVER_"
 DEFAULT_PORT: Final = 5000
+_INIT: Final = ("auto", "always", "never")
 DEFAULT_DRAIN_SECONDS: Final = 25.0
 """Fits Kubernetes' default terminationGracePeriodSeconds of 30, engine shutdown included."""
 
 
-class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How registries are spoken to, whichever command does it."""
+
+    plain_http: tuple[str, ...] = ()
+    trust_realms: tuple[str, ...] = ()
+    ca_bundle: str = ""
+
+
+class ServeOptions(RegistryOptions, frozen=True, kw_only=True):
     """Settings of `model-server serve`."""
 
     model: Path
@@ -37,18 +47,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: bool
     api_keys_dir: Path | None
     """None: whoever reaches the port may ask."""
-    plain_http: tuple[str, ...]
     init: str
     engine_arguments: tuple[str, ...]
 
 
-class FetchOptions(msgspec.Struct, frozen=True, kw_only=True):
+class FetchOptions(RegistryOptions, frozen=True, kw_only=True):
     """Settings of `model-server fetch`."""
 
     source: str
     to: Path
     workspace: Key | None
-    plain_http: tuple[str, ...]
     pull_secrets: tuple[str, ...]
     max_rank: int | None = None
     """Highest rank of an adapter that the engine will take; None: not known here."""
@@ -73,8 +81,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         return FetchOptions(
             source=namespace.source,
             to=namespace.to,
-            workspace=_workspace(namespace.workspace),
-            plain_http=tuple(namespace.plain_http),
+            workspace=namespace.workspace,
+            **_registries(namespace),
             pull_secrets=tuple(namespace.pull_secret),
             max_rank=namespace.max_lora_rank,
             data=namespace.data,
@@ -82,7 +90,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     return ServeOptions(
         model=namespace.model,
         served_model_name=namespace.served_model_name,
-        workspace=_workspace(namespace.workspace),
+        workspace=namespace.workspace,
         host=namespace.host,
         port=namespace.port,
         config=namespace.config,
@@ -93,17 +101,10 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         drain_seconds=namespace.drain_seconds,
         rate_limit=not namespace.disable_rate_limit,
         api_keys_dir=namespace.api_keys_dir,
-        plain_http=tuple(namespace.plain_http),
+        **_registries(namespace),
         init=namespace.init,
         engine_arguments=tuple(engine),
     )
-
-
-def termination_log(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where kubelet reads the last words of a container. Outside of one they go nowhere."""
-    path = Path(environment.get(ENVIRONMENT_PREFIX + "TERMINATION_LOG", "/dev/termination-log"))
-    # Never make a plain file in /dev: on a developer's machine there is no such file.
-    return path if path.exists() or path.parent != Path("/dev") else Path(os.devnull)
 
 
 def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -124,26 +125,19 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     add("--served-model-name", required=True, help="the model's name for clients")
     _add_workspace(parser, environment)
     add("--host", default=default("HOST", ""), help="address to listen on (default: all)")
-    add("--port", type=_port, default=default("PORT", str(DEFAULT_PORT)), help="port to listen on (default: 5000)")
+    add("--port", type=flags.port, default=default("PORT", str(DEFAULT_PORT)), help="port to listen on (default: 5000)")
     add("--config", type=Path, default=_path(default("CONFIG", "")), help="the user's inference_config.yaml")
     add(
         "--dtype-bound",
+        type=flags.one_of(*Bound),
         choices=[bound.value for bound in Bound],
         default=default("DTYPE_BOUND", Bound.BFLOAT16.value),
         help="widest floating point type that the planned GPUs compute in",
     )
-    add(
-        "--adapters-dir",
-        type=Path,
-        default=Path(default("ADAPTERS_DIR", "/mnt/adapter")),
-        help="each sub-directory with an adapter_config.json is served under its name",
-    )
-    add(
-        "--adapter-store",
-        type=Path,
-        default=Path(default("ADAPTER_STORE", "/adapters")),
-        help="where pulled adapters are kept",
-    )
+    mounted, pulled = Path(default("ADAPTERS_DIR", "/mnt/adapter")), Path(default("ADAPTER_STORE", "/adapters"))
+    served = "each sub-directory with an adapter_config.json is served under its name"
+    add("--adapters-dir", type=Path, default=mounted, help=served)
+    add("--adapter-store", type=Path, default=pulled, help="where pulled adapters are kept")
     add(
         "--architecture",
         default=default("ARCHITECTURE", ""),
@@ -151,14 +145,14 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     )
     add(
         "--drain-seconds",
-        type=_seconds,
+        type=flags.not_negative,
         default=default("DRAIN_SECONDS", str(DEFAULT_DRAIN_SECONDS)),
         help="longest wait for running requests after SIGTERM; keep 5 s less than the pod's grace period",
     )
     add(
         "--disable-rate-limit",
         action="store_true",
-        default=default("DISABLE_RATE_LIMIT", "") == "true",
+        default=flags.switched(parser, environment, ENVIRONMENT_PREFIX + "DISABLE_RATE_LIMIT"),
         help="never answer 429 when the queue is full",
     )
     add(
@@ -167,10 +161,11 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
         default=_path(default("API_KEYS_DIR", "")),
         help="ask clients for an API key: each file here holds one (a mounted Secret); with none, all are refused",
     )
-    _add_plain_http(parser, environment)
+    _add_registries(parser, environment)
     add(
         "--init",
-        choices=("auto", "always", "never"),
+        type=flags.one_of(*_INIT),
+        choices=_INIT,
         default=default("INIT", "auto"),
         help="run under a small init process that forwards signals and reaps children (auto: when PID 1)",
     )
@@ -179,10 +174,12 @@ def _add_serve(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
 def _add_fetch(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     parser.add_argument("source", help="oci://REGISTRY/REPOSITORY[:TAG|@DIGEST][#PATH] or hf://ORG/NAME@COMMIT")
     parser.add_argument("--to", type=Path, required=True, help="directory to fill")
-    parser.add_argument("--max-lora-rank", type=int, help="the engine's, for a first look at the Workspace's adapters")
+    parser.add_argument(
+        "--max-lora-rank", type=flags.whole(1), help="the engine's, for a first look at the Workspace's adapters"
+    )
     parser.add_argument("--data", action="store_true", help="the source is a data set, not weights")
     _add_workspace(parser, environment)
-    _add_plain_http(parser, environment)
+    _add_registries(parser, environment)
     parser.add_argument(
         "--pull-secret",
         action="append",
@@ -195,13 +192,14 @@ def _add_fetch(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
 def _add_workspace(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     parser.add_argument(
         "--workspace",
+        type=flags.object_key,
         default=environment.get(ENVIRONMENT_PREFIX + "WORKSPACE", ""),
         metavar="NAMESPACE/NAME",
         help="the Workspace that this pod belongs to; without it nothing is watched or reported",
     )
 
 
-def _add_plain_http(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+def _add_registries(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     parser.add_argument(
         "--plain-http",
         action="append",
@@ -209,6 +207,28 @@ def _add_plain_http(parser: argparse.ArgumentParser, environment: Mapping[str, s
         metavar="HOST[:PORT]",
         help="registry that is spoken to without TLS; repeatable",
     )
+    parser.add_argument(
+        "--trust-realm",
+        action="append",
+        default=_words(environment.get(ENVIRONMENT_PREFIX + "TRUST_REALM", "")),
+        metavar="HOST",
+        help="token endpoint of another site that may get a registry's login; repeatable",
+    )
+    parser.add_argument(
+        "--ca-bundle",
+        default=environment.get("KAITO_CA_BUNDLE", ""),
+        metavar="FILE",
+        help="authorities of registries that are trusted besides the public ones, PEM; read again when it is used "
+        "[KAITO_CA_BUNDLE]",
+    )
+
+
+def _registries(namespace: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "plain_http": tuple(namespace.plain_http),
+        "trust_realms": tuple(namespace.trust_realm),
+        "ca_bundle": namespace.ca_bundle,
+    }
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -219,35 +239,9 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return arguments[:position], arguments[position + 1 :]
 
 
-def _workspace(text: str) -> Key | None:
-    if not text:
-        return None
-    namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name) or "/" in name:
-        raise FatalError(ExitCode.USAGE, f"--workspace must be NAMESPACE/NAME, got {text!r}")
-    return Key(namespace, name)
-
-
 def _words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
 
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
-
-
-def _port(text: str) -> int:
-    number = int(text) if text.isdigit() else -1
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Final, Self
 
 from kaito_api.report import TERMINATION_LIMIT, Report, encode
-from model_server import cgroup
+from kubecore import cgroup
 from model_server.exits import FatalError
 from model_server.failure import Ruins, diagnose
 
@@ -99,8 +99,7 @@ def _reap_until(child: int) -> int:
 
 
 def _killed(code: int, before: int | None) -> FatalError:
-    now = cgroup.oom_kills()
-    kills = None if before is None or now is None else now - before
+    kills = cgroup.oom_kills_since(before)
     return diagnose(Ruins(exit_codes=(code,), oom_kills=kills, while_serving=True))
 
 

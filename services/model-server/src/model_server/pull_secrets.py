@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from kaito_api.core.access import DOCKER_CONFIG_TYPE
 from kaito_api.meta import Key
 from kaito_api.resources import SECRETS
 from kaito_oci import Anonymous, CredentialSource, DockerConfigError, DockerConfigs
@@ -13,8 +14,6 @@ from kaito_oci import Anonymous, CredentialSource, DockerConfigError, DockerConf
 if TYPE_CHECKING:
     from kubecore.client import Client
 
-SECRET_TYPE: Final = "kubernetes.io/dockerconfigjson"  # noqa: S105 - a type name
-_KEY: Final = ".dockerconfigjson"
 READ_SECONDS: Final = 10.0
 
 
@@ -60,6 +59,6 @@ async def _document(client: Client, key: Key) -> bytes | SecretError:
         return SecretError(f"this pod may not read the Secret {key} yet", waiting=True)
     except (ApiError, TransportError) as error:
         return SecretError(f"the Secret {key} cannot be read: {error}", waiting=True)
-    if secret.type != SECRET_TYPE or _KEY not in secret.data:
-        return SecretError(f"the Secret {key} is of type {secret.type}, not {SECRET_TYPE}", waiting=False)
-    return secret.data[_KEY]
+    if secret.docker_config is None:
+        return SecretError(f"the Secret {key} is of type {secret.type}, not {DOCKER_CONFIG_TYPE}", waiting=False)
+    return secret.docker_config

@@ -35,6 +35,7 @@ from model_server.exits import ExitCode, FatalError
 from model_server.lifecycle import Lifecycle, Phase
 from model_server.metrics import Metrics
 from model_server.options import ServeOptions
+from model_server.registries import registry_settings
 from model_server.reporter import Reporter
 from model_server.startup import StartupGuard
 from model_server.vllm_compat import EngineClient
@@ -62,10 +63,8 @@ async def _serve(options: ServeOptions, termination_log: Path) -> int:
     async with cluster.connect(options.workspace) as connection:
         reporter = Reporter(
             clock=SystemClock(),
-            container=CONTAINER,
+            annotate=connection.annotator(CONTAINER) if connection else None,
             termination_log=termination_log,
-            annotate=connection.annotate if connection else None,
-            pod=connection.pod if connection else None,
         )
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(reporter.run())
@@ -189,7 +188,7 @@ class Server:
                 adapter_store=adapter_store,
                 client=client,
                 namespace=options.workspace.namespace if options.workspace else "",
-                plain_http=options.plain_http,
+                registries=registry_settings(options),
                 base=read_base(options.model, options.served_model_name),
                 max_rank=int(lora.max_lora_rank) if lora else 0,
                 metrics=metrics,

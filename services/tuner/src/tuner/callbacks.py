@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tuner import checkpoints, overflow
-from tuner.events import Emitter, Evaluated, Saved, Stepped
+from tuner.events import Emitter, Evaluated, Note, Saved, Stepped
 from tuner.exits import ExitCode, FatalError
 
 
@@ -85,7 +86,12 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Report the loss on the held-out samples."""
         if self._first and metrics is not None and "eval_loss" in metrics:
-            self._emit(Evaluated(step=state.global_step, loss=float(metrics["eval_loss"])))
+            loss = float(metrics["eval_loss"])
+            if math.isfinite(loss):
+                self._emit(Evaluated(step=state.global_step, loss=loss))
+            else:
+                words = f"the loss on held-out samples is {loss} after step {state.global_step}"
+                self._emit(Note(message=f"{words}: it counts as none; look for damaged or very unusual samples"))
         self._clock = time.monotonic()  # an evaluation is not counted as training time
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

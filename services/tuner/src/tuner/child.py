@@ -15,10 +15,12 @@ from typing import Final
 
 import msgspec
 
-from tuner import cgroup, events
+from kubecore import cgroup
+from tuner import events
 from tuner.events import Event, Failed, Started, Stepped
 from tuner.exits import ExitCode
 from tuner.job import Job
+from tuner.threads import threads
 
 KILL_SECONDS: Final = 10.0
 """Between SIGABRT, after which the log says where the child hung, and SIGKILL; and from a failure that the child told to its
@@ -78,7 +80,7 @@ async def run(
         async with _listening(address) as heard:
             before = cgroup.oom_kills()
             process = await asyncio.create_subprocess_exec(
-                *launch(path), env=environment(os.environ, cgroup.threads(processes)), start_new_session=True
+                *launch(path), env=environment(os.environ, threads(processes)), start_new_session=True
             )
             try:
                 hung = await _attend(process, heard, on_event, stop, limits)
@@ -86,8 +88,8 @@ async def run(
             finally:
                 _kill_group(process.pid)
                 await process.wait()
-            memory = cgroup.oom_kills() > before
-    return End(status=status, failure=telling(heard.failures), hung=hung, killed_for_memory=memory)
+            kills = cgroup.oom_kills_since(before)
+    return End(status=status, failure=telling(heard.failures), hung=hung, killed_for_memory=bool(kills))
 
 
 def command(processes: int, job: Path) -> list[str]:

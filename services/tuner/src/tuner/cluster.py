@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from kaito_api.labels import REPORT_PREFIX
 from kaito_api.meta import Key
-from kaito_api.resources import PODS
 from kaito_oci import CredentialSource
 from kubecore.client import Client
 from kubecore.config import load_config
-from kubecore.errors import ApiError, ConfigError, TransportError
+from kubecore.errors import ConfigError
+from kubecore.pod_report import annotator, own_pod
 from kubecore.transport import Transport
 from tuner import secrets
-from tuner.reporter import ReportUnwrittenError
 
 CONTAINER: Final = "tuner"
-WRITE_SECONDS: Final = 10.0
 _logger = logging.getLogger(__name__)
-
-
-def own_pod(environment: Mapping[str, str] = os.environ) -> Key | None:
-    """Return the Pod named by the downward API, None outside one."""
-    name, namespace = environment.get("POD_NAME", ""), environment.get("POD_NAMESPACE", "")
-    return Key(namespace, name) if name and namespace else None
 
 
 class Cluster:
@@ -36,14 +27,7 @@ class Cluster:
     def __init__(self, client: Client, pod: Key) -> None:
         self._client = client
         self._pod = pod
-
-    async def annotate(self, value: str) -> None:
-        """Write the report. Raises ReportUnwrittenError."""
-        patch = {"metadata": {"annotations": {REPORT_PREFIX + CONTAINER: value}}}
-        try:
-            await self._client.patch(PODS, self._pod, patch, timeout=WRITE_SECONDS)
-        except (ApiError, TransportError) as error:
-            raise ReportUnwrittenError(str(error)) from error
+        self.annotate = annotator(client, pod, CONTAINER)
 
     async def login(self, secret: str) -> CredentialSource:
         """Read a Secret of the Pod's namespace. Raises SecretError."""

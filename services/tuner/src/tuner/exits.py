@@ -66,11 +66,13 @@ PERMANENT: Final = frozenset(
 class FatalError(Exception):
     """The process cannot go on. `str()` is the message for the user: what is wrong, then what to do."""
 
-    def __init__(self, code: ExitCode, message: str) -> None:
+    def __init__(self, code: ExitCode, message: str, reason: str = "") -> None:
+        """`reason` is for the report where the code's own says too little; whether to try again follows from the code."""
         super().__init__(message)
         self.code = code
+        self._reason = reason
 
     @property
     def reason(self) -> str:
-        """The CamelCase reason that belongs to the exit code."""
-        return str(REASONS[self.code])
+        """The CamelCase reason of the report: the one that was given, else the exit code's."""
+        return self._reason or str(REASONS[self.code])

@@ -12,6 +12,7 @@ import msgspec
 
 from kaito_api.meta import Key
 from kaito_oci import OciError, Reference, RegistrySettings
+from kubecore import flags
 from tuner.config.recipe import Method
 from tuner.data.fetch import Limits
 from tuner.data.location import Policy
@@ -91,12 +92,14 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> O
         checkpoint_secret=given.checkpoint_secret,
         checkpoint_secret_folder=given.checkpoint_secret_folder,
         registries=RegistrySettings(
-            plain_http_hosts=frozenset(given.plain_http_registry), ca_bundle=environment.get("KAITO_CA_BUNDLE", "")
+            plain_http_hosts=frozenset(given.plain_http_registry),
+            trusted_realms=frozenset(given.trust_realm),
+            ca_bundle=given.ca_bundle,
         ),
         work=given.work,
         work_bytes=given.work_bytes,
         run=_run(given.run),
-        workspace=_workspace(given.workspace),
+        workspace=given.workspace,
         policy=Policy(plain_http=given.plain_http, allowed_hosts=frozenset(_host(text) for text in given.allow_host)),
         limits=Limits(max_bytes=given.max_bytes),
         processes=given.processes,
@@ -110,33 +113,27 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> O
     )
 
 
-def termination_log(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where kubelet reads the last words of a container. Outside of one they go nowhere."""
-    path = Path(environment.get(PREFIX + "TERMINATION_LOG", "/dev/termination-log"))
-    # Never make a plain file in /dev: on a developer's machine there is no such file.
-    return path if path.exists() or path.parent != Path("/dev") else Path(os.devnull)
-
-
 def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     """Return the parser, with defaults taken from `environment`."""
 
     def default(name: str, otherwise: str) -> str:
         return environment.get(PREFIX + name, otherwise)
 
+    def switched(name: str) -> bool:
+        return flags.switched(parser, environment, PREFIX + name)
+
     parser = _Parser(prog="tuner", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     add = commands.add_parser("run", help="train an adapter; a finished output folder is left as it is").add_argument
     add("--model", type=Path, default=Path(default("MODEL", "/workspace/weights")), help="folder with the base model")
     add("--base-model", default=default("BASE_MODEL", ""), help="the preset's name, for the adapter's README")
-    add("--method", choices=[str(m) for m in Method], default=default("METHOD", "qlora"), help="lora or qlora")
     add("--config", type=Path, default=_path(default("CONFIG", "")), help="training_config.yaml")
-    add("--url", action="append", help="training data; pin the content with #sha256=HEX")
-    add("--data", type=Path, default=_path(default("DATA", "")), help="folder with training data, instead of URLs")
     add("--output", type=Path, default=Path(default("OUTPUT", "/mnt/results")), help="folder for the adapter")
     add("--checkpoints", type=Path, default=_path(default("CHECKPOINTS", "")), help=f"default: OUTPUT/{CHECKPOINTS}")
     _add_registry(add, environment)
     add("--work", type=Path, default=Path(default("WORK", "/workspace/tuner")), help="folder for downloads and tokens")
-    add("--work-bytes", type=_bytes, default=default("WORK_BYTES", "0"), help="bytes that --work may hold (0: any)")
+    room = default("WORK_BYTES", "0")
+    add("--work-bytes", type=flags.whole(), default=room, help="bytes that --work may hold (0: any)")
     add(
         "--run",
         default=default("RUN", ""),
@@ -144,36 +141,56 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="name of this very tuning: what was finished under it is taken without a look at the data; of the same OWNER, or "
         "without a name, only for data with the same content",
     )
-    add("--workspace", default=default("WORKSPACE", ""), help="NAMESPACE/NAME of the Workspace to report to")
-    add("--plain-http", action="store_true", default=default("PLAIN_HTTP", "") == "true", help="allow http:// URLs")
+    own = default("WORKSPACE", "")
+    add("--workspace", type=flags.object_key, default=own, help="NAMESPACE/NAME of the Workspace to report to")
+    add("--plain-http", action="store_true", default=switched("PLAIN_HTTP"), help="allow http:// URLs")
+    add("--dry-run", action="store_true", default=switched("DRY_RUN"), help="stop after data and two steps")
+    _add_data(add, default)
+    _add_training(add, default)
+    add("--metrics-port", type=flags.port, default=default("METRICS_PORT", "0"), help="port of /metrics (0: none)")
+    return parser
+
+
+def _add_data(add: Callable[..., object], default: Callable[[str, str], str]) -> None:
+    add("--url", action="append", help="training data; pin the content with #sha256=HEX")
+    add("--data", type=Path, default=_path(default("DATA", "")), help="folder with training data, instead of URLs")
     add(
         "--allow-host",
         action="append",
         default=default("ALLOW_HOSTS", "").split(),
         help="HOST:PORT that may be asked for data whatever its address",
     )
-    add("--max-bytes", type=_count, default=default("MAX_BYTES", str(Limits().max_bytes)), help="of one download")
-    add("--processes", type=_count, default=default("PROCESSES", "1"), help="training processes, one for each GPU")
+    most = default("MAX_BYTES", str(Limits().max_bytes))
+    add("--max-bytes", type=flags.whole(1), default=most, help="of one download")
+
+
+def _add_training(add: Callable[..., object], default: Callable[[str, str], str]) -> None:
+    methods, shardings = tuple(Method), ("auto", *Sharding)
+    add(
+        "--method",
+        type=flags.one_of(*methods),
+        choices=methods,
+        default=default("METHOD", "qlora"),
+        help="lora or qlora",
+    )
+    count = default("PROCESSES", "1")
+    add("--processes", type=flags.whole(1), default=count, help="training processes, one for each GPU")
     add(
         "--sharding",
-        choices=["auto", *Sharding],
+        type=flags.one_of(*shardings),
+        choices=shardings,
         default=default("SHARDING", "auto"),
         help="of the base over several GPUs: ddp (each has all of it), fsdp (each a part), auto (fsdp where one is too small)",
     )
-    add(
-        "--dry-run", action="store_true", default=default("DRY_RUN", "") == "true", help="stop after data and two steps"
-    )
-    add("--restarts", type=int, default=default("RESTARTS", "3"), help="restarts of a child that makes no progress")
-    add("--hang-seconds", type=_seconds, default=default("HANG_SECONDS", "1800"), help="longest silence while training")
-    add("--load-seconds", type=_seconds, default=default("LOAD_SECONDS", "3600"), help="longest time to the first step")
-    add(
-        "--grace-seconds",
-        type=_seconds,
-        default=default("GRACE_SECONDS", "100"),
-        help="time for a checkpoint after SIGTERM; keep 15 s less than the pod's grace period",
-    )
-    add("--metrics-port", type=int, default=default("METRICS_PORT", "0"), help="port of /metrics (0: none)")
-    return parser
+    restarts = default("RESTARTS", "3")
+    add("--restarts", type=flags.whole(), default=restarts, help="restarts of a child that makes no progress")
+    for name, seconds, text in (
+        ("hang", "1800", "longest silence while training"),
+        ("load", "3600", "longest time to the first step"),
+        ("grace", "100", "time for a checkpoint after SIGTERM; keep 15 s less than the pod's grace period"),
+    ):
+        given = default(f"{name.upper()}_SECONDS", seconds)
+        add(f"--{name}-seconds", type=flags.positive, default=given, help=text)
 
 
 def _add_registry(add: Callable[..., object], environment: Mapping[str, str]) -> None:
@@ -203,6 +220,19 @@ def _add_registry(add: Callable[..., object], environment: Mapping[str, str]) ->
         metavar="HOST[:PORT]",
         help="registry without TLS; repeatable [KAITO_PLAIN_HTTP_HOSTS, comma-separated]",
     )
+    add(
+        "--trust-realm",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="token endpoint of another site that may get the registry's login; repeatable",
+    )
+    add(
+        "--ca-bundle",
+        default=environment.get("KAITO_CA_BUNDLE", ""),
+        metavar="FILE",
+        help="authorities of registries that are trusted besides the public ones, PEM [KAITO_CA_BUNDLE]",
+    )
 
 
 def _reference(text: str) -> str:
@@ -222,15 +252,6 @@ def _host(text: str) -> tuple[str, int]:
     return host.strip("[]").rstrip(".").lower(), int(port)
 
 
-def _workspace(text: str) -> Key | None:
-    if not text:
-        return None
-    namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name):
-        raise FatalError(ExitCode.USAGE, f"--workspace {text!r} is not NAMESPACE/NAME")
-    return Key(namespace, name)
-
-
 def _run(text: str) -> str:
     owner, slash, name = text.partition("/")
     if text and not (owner and slash and name):
@@ -240,24 +261,3 @@ def _run(text: str) -> str:
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _bytes(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a positive number of seconds")
-    return value

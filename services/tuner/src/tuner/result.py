@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from tuner import folder_manifest
-from tuner.data.preview import Preview
+from tuner.data.preview import MAX_SOURCES, Preview
 from tuner.folder_manifest import Manifest
 from tuner.job import Job
 from tuner.loss_curve import svg
@@ -40,7 +41,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """training_report.json: the packager reads the first fields, the rest travels with the adapter."""
+    """training_report.json: the packager reads the first fields, the rest travels with the adapter.
+
+    Of more than preview.MAX_SOURCES files the first ones are named; `config_digest` covers all of them.
+    """
 
     base_model: str
     method: str
@@ -123,17 +127,18 @@ def answers(found_key: str, found_request: str, *, key: str, request: str) -> bo
 def training_report(facts: Facts) -> TrainingReport:
     """Return the report. Reads the clock and the installed versions."""
     metrics = {"steps": float(facts.steps), "trainSeconds": round(facts.seconds, 1)}
-    if facts.losses:
-        metrics["loss"] = facts.losses[-1][1]
-    if facts.eval_losses:
-        metrics["evalLoss"] = facts.eval_losses[-1][1]
+    metrics |= {
+        name: points[-1][1]
+        for name, points in (("loss", facts.losses), ("evalLoss", facts.eval_losses))
+        if points and math.isfinite(points[-1][1])
+    }
     recipe = facts.job.recipe
     data = msgspec.to_builtins(facts.preview)
     data.pop("examples")  # samples may be private; the registry may be public
     return TrainingReport(
         base_model=facts.job.base_model,
         method=recipe.method.value,
-        dataset_digests=[f"sha256:{file.sha256}" for file in facts.job.files],
+        dataset_digests=[f"sha256:{file.sha256}" for file in facts.job.files[:MAX_SOURCES]],
         config_digest=f"sha256:{facts.job.key}",
         metrics=metrics,
         versions=_versions(),
@@ -142,8 +147,8 @@ def training_report(facts: Facts) -> TrainingReport:
         data=data,
         precision=facts.precision,
         packing=facts.packing,
-        losses=_thinned(facts.losses),
-        eval_losses=list(facts.eval_losses),
+        losses=_thinned(_finite(facts.losses)),
+        eval_losses=_thinned(_finite(facts.eval_losses)),
         ended=facts.ended,
     )
 
@@ -163,6 +168,11 @@ def readme(report: TrainingReport, facts: Facts) -> str:
         f"| | |\n|---|---|\n{metrics}\n\n## Data\n\n{facts.preview.summary()}.\n\n{sources}\n\n"
         f"## Loss\n\n{svg(report.losses, report.eval_losses)}\n\n## Versions\n\n{versions}\n"
     )
+
+
+def _finite(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    """JSON knows no other numbers, and who reads the report would stumble over a null."""
+    return tuple(point for point in points if math.isfinite(point[1]))
 
 
 def _thinned(points: tuple[tuple[int, float], ...], most: int = 500) -> list[tuple[int, float]]:

@@ -6,14 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from kaito_api.core.access import DOCKER_CONFIG_KEY, DOCKER_CONFIG_TYPE
 from kaito_api.meta import Key
 from kaito_api.resources import SECRETS
 from kaito_oci import Anonymous, CredentialSource, DockerConfigError, DockerConfigs
 from kubecore.client import Client
 from kubecore.errors import ApiError, TransportError
 
-TYPE: Final = "kubernetes.io/dockerconfigjson"
-FILE: Final = ".dockerconfigjson"
 READ_SECONDS: Final = 10.0
 
 
@@ -24,9 +23,9 @@ class SecretError(Exception):
 async def mounted(folder: Path) -> CredentialSource:
     """Read a Secret that kubelet mounted. Raises SecretError."""
     try:
-        return _parsed(await asyncio.to_thread((folder / FILE).read_bytes), str(folder))
+        return _parsed(await asyncio.to_thread((folder / DOCKER_CONFIG_KEY).read_bytes), str(folder))
     except OSError as error:
-        raise SecretError(f"{folder / FILE} cannot be read: {error.strerror}") from error
+        raise SecretError(f"{folder / DOCKER_CONFIG_KEY} cannot be read: {error.strerror}") from error
 
 
 async def over_api(client: Client, secret: Key) -> CredentialSource:
@@ -35,9 +34,9 @@ async def over_api(client: Client, secret: Key) -> CredentialSource:
         found = await client.get(SECRETS, secret, timeout=READ_SECONDS)
     except (ApiError, TransportError) as error:
         raise SecretError(f"Secret {secret} cannot be read: {error}") from error
-    if found.type != TYPE or FILE not in found.data:
-        raise SecretError(f"Secret {secret} has type {found.type}; it must be {TYPE}")
-    return _parsed(found.data[FILE], f"Secret {secret}")
+    if found.docker_config is None:
+        raise SecretError(f"Secret {secret} has type {found.type}; it must be {DOCKER_CONFIG_TYPE}")
+    return _parsed(found.docker_config, f"Secret {secret}")
 
 
 async def anonymous() -> CredentialSource:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from kaito_api.report import Progress, TuningReport
+from kubecore.termination import termination_log
 from tuner import checkpoints, child, cluster, job, options, result, schedule, sources
 from tuner.config.document import ROOT
 from tuner.config.recipe import Recipe, parse
@@ -233,7 +234,8 @@ def read_recipe(path: Path | None, method: str) -> Recipe:
 async def supervise(settings: Options) -> int:
     """Run to the end; return the exit code."""
     async with cluster.connected(settings.workspace) as pod, asyncio.TaskGroup() as group:
-        reporter = Reporter(pod.annotate if pod is not None else None, options.termination_log())
+        log = termination_log(options.PREFIX + "TERMINATION_LOG")
+        reporter = Reporter(pod.annotate if pod is not None else None, log)
         supervisor = Supervisor(settings, reporter, keeper=keeper(settings, pod))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

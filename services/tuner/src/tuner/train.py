@@ -38,6 +38,8 @@ DRY_STEPS: Final = 2
 """Steps of a dry run; the first one is slow, so the second one is taken for the estimate."""
 _NO_MEMORY: Final = ("can't allocate memory", "out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's allocator for CPUs, CUDA itself, C++ and cuBLAS say in a plain RuntimeError."""
+_NO_ROOM: Final = ("No space left on device", "Disk quota exceeded", "unexpected pos ", "PytorchStreamWriter failed")
+"""What safetensors says in an error of its own, and torch where its archive stops growing: it does not tell why."""
 _SHARED: Final = "samples of a micro-batch share a row, without padding"
 
 
@@ -295,8 +297,10 @@ def main() -> int:
         emit(Failed(code=int(error.code), message=str(error)))
         return int(error.code)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            emit(Failed(code=int(ExitCode.DISK_FULL), message=f"no space left for {error.filename or 'a checkpoint'}"))
+        if disk_full(error):
+            where = getattr(error, "filename", None) or f"a checkpoint in {job.checkpoints}"
+            message = f"no space left for {where}; give the output volume more ({error})"[:1000]
+            emit(Failed(code=int(ExitCode.DISK_FULL), message=message))
             return int(ExitCode.DISK_FULL)
         if not out_of_memory(error):
             emit(Failed(code=int(ExitCode.TRAINING_FAILED), message=f"{type(error).__name__}: {error}"[:1000]))
@@ -305,6 +309,13 @@ def main() -> int:
         emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message, before_steps=not run.begun))
         return int(ExitCode.OUT_OF_MEMORY)
     return int(ExitCode.OK)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an exception says that a disk, or a share of one, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _NO_ROOM)
 
 
 def out_of_memory(error: BaseException) -> bool:

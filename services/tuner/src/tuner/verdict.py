@@ -6,6 +6,7 @@ from signal import Signals
 
 import msgspec
 
+from kaito_api.conditions import Reason
 from tuner.child import End
 from tuner.exits import ExitCode, FatalError
 from tuner.schedule import Batch, smaller
@@ -33,7 +34,7 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
             "use method qlora, a lower LoraConfig.r, or a larger instance type",
         )
     if said is ExitCode.OUT_OF_MEMORY or end.killed_for_memory:
-        return _out_of_memory(batch)
+        return _out_of_memory(batch, killed=end.killed_for_memory)
     if end.failure is not None and said is not ExitCode.INTERRUPTED:
         return FatalError(ExitCode(end.failure.code), end.failure.message)
     if end.hung:
@@ -51,8 +52,15 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
     )
 
 
-def _out_of_memory(batch: Batch) -> Again | FatalError:
+def _out_of_memory(batch: Batch, *, killed: bool) -> Again | FatalError:
     limit = smaller(batch)
+    if limit is None and killed:
+        return FatalError(
+            ExitCode.OUT_OF_MEMORY,
+            "the kernel killed the training for lack of memory, with one sample at a time: give the tuner more memory, lower "
+            "max_length, or take a larger instance type",
+            Reason.CONTAINER_OOM_KILLED,
+        )
     if limit is None:
         return FatalError(
             ExitCode.OUT_OF_MEMORY,

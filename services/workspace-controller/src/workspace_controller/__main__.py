@@ -19,6 +19,7 @@ from workspace_controller.applier import MANAGER
 from workspace_controller.catalog import Catalog
 from workspace_controller.catalog_files import CatalogError, load_catalog
 from workspace_controller.process_settings import ProcessSettings, process_arguments, process_settings
+from workspace_controller.registry_ca_file import RegistryCaError
 from workspace_controller.settings import Settings, planning_arguments, planning_settings
 from workspace_controller.wiring import wire
 
@@ -56,7 +57,7 @@ def main() -> None:
         sys.exit(f"{MANAGER}: {error}")
     try:
         uvloop.run(run(cluster, catalog, settings, process))
-    except LeaderLost as error:
+    except (LeaderLost, RegistryCaError) as error:
         sys.exit(f"{MANAGER}: {error}")
 
 

@@ -143,7 +143,11 @@ class AdapterChecks:
                     subject.image,
                     adapter_start.NEEDS,
                     path=adapter_start.IMAGE_FOLDER,
-                    plain_http_hosts=self._settings.plain_http_hosts,
+                    settings=kaito_oci.RegistrySettings(
+                        plain_http_hosts=self._settings.plain_http_hosts,
+                        trusted_realms=self._settings.trusted_realms,
+                        ca_bundle=self._settings.registry_ca,
+                    ),
                 )
             files = {name: adapter_start.Beginning(start.content, start.size) for name, start in found.files.items()}
             verdict = adapter_start.judge(

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from kaito_api import labels
-from kaito_api.core import Role, RoleBinding, Service, ServiceAccount, ServicePort, StatefulSet
+from kaito_api.core import ConfigMap, Role, RoleBinding, Service, ServiceAccount, ServicePort, StatefulSet
 from kaito_api.meta import Object
 from workspace_controller.decision import Patch
 from workspace_controller.manifest import Manifest
@@ -95,6 +95,8 @@ def _same(manifest: Manifest, found: Object) -> bool:
         return (found.rules or []) == msgspec.convert(body, Role).rules
     if isinstance(found, RoleBinding):
         return found.subjects == msgspec.convert(body, RoleBinding).subjects
+    if isinstance(found, ConfigMap):
+        return found.data == msgspec.convert(body, ConfigMap).data
     if isinstance(found, Service):
         wanted = msgspec.convert(body, Service).spec
         same = (found.spec.type, found.spec.selector) == (wanted.type, wanted.selector)

@@ -14,9 +14,9 @@ from kaito_api import labels
 from kaito_api.meta import Object
 from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
-from kubecore.apply import remove_finalizer
 from kubecore.client import Client
 from kubecore.errors import AlreadyExists, Forbidden, Invalid, KubeError, NotFound, NotServed
+from kubecore.finalizers import remove_finalizer
 from workspace_controller.caches import Caches
 from workspace_controller.decision import Decision, Delete, Finalizer, Patch
 from workspace_controller.manifest import Manifest
@@ -28,6 +28,8 @@ MANAGER: Final = "workspace-controller"
 """Field manager of the objects that are applied."""
 REFUSED: Final = (Forbidden, Invalid)
 """Answers that stay the same until somebody acts: they are shown to the user."""
+_NO_DRY_RUN: Final = "does not support dry run"
+"""How the apiserver says so (apiserver's admission webhooks, NewDryRunUnsupportedErr)."""
 
 
 class Stranger(Exception):  # noqa: N818 - not a failure: the plan is made again with what was found
@@ -58,6 +60,7 @@ class Applier:
             *(self._delete(workspace, step) for step in decision.deletes),
             *(self._create(workspace, manifest) for manifest in decision.creates),
             *(self._patch(step) for step in decision.patches),
+            *(self._try(manifest) for manifest in decision.trials),
         )
         await _together(*(self._claim(workspace, manifest) for manifest in decision.claims))
         await _together(*(self._apply(observed, manifest) for manifest in decision.applies))
@@ -98,6 +101,14 @@ class Applier:
         except AlreadyExists:
             found: Object = await self._client.get(manifest.resource, manifest.key)
             self._take_in(workspace, manifest, found)
+
+    async def _try(self, manifest: Manifest) -> None:
+        """Ask whether a workload would be taken. A webhook that takes no part in dry runs leaves that open."""
+        try:
+            await self._client.apply(manifest.resource, manifest.body, manager=MANAGER, dry_run=True)
+        except Invalid as error:
+            if _NO_DRY_RUN not in error.message:
+                raise
 
     async def _claim(self, workspace: Workspace, manifest: Manifest) -> None:
         """POST a claim. Its name is a function of UID, slot and attempt: one that exists is this very claim."""

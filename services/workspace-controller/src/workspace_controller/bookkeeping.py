@@ -64,3 +64,8 @@ def claim_notices(nodes: NodePlan) -> tuple[Notice, ...]:
         )
         for claim in nodes.creates
     )
+
+
+def soonest(*seconds: float | None) -> float | None:
+    """Return the least of the times that are there, None where none is."""
+    return min((some for some in seconds if some is not None), default=None)

@@ -28,7 +28,7 @@ from kaito_api.meta import Key, Object, Resource
 from kaito_api.workspace import Workspace
 from kubecore.informer import Informer
 from workspace_controller.claims import Claim, workspace_of
-from workspace_controller.naming import headless_service_name, statefulset_name
+from workspace_controller.naming import headless_service_name, registry_ca_name, statefulset_name
 from workspace_controller.output_tags import written_tags
 
 OWNER: Final = "owner"
@@ -38,7 +38,7 @@ WORKSPACE: Final = "workspace"
 NODE: Final = "node"
 """Index of claims by the name of their node."""
 NEEDS: Final = "needs"
-"""Index of Workspaces by the names (namespace/name) of the Service and StatefulSet that they need."""
+"""Index of Workspaces by the names (namespace/name) of the Services, StatefulSet and ConfigMap that they need."""
 CONFIG: Final = "config"
 """Index of Workspaces by the ConfigMap (namespace/name) that their spec names."""
 OUTPUT: Final = "output"
@@ -122,7 +122,12 @@ def by_node_owner(node: Node) -> Iterator[str]:
 def by_needs(workspace: Workspace) -> Iterator[str]:
     """Index a Workspace by the names that it needs in its namespace."""
     meta = workspace.metadata
-    for name in {meta.name, statefulset_name(meta.name), headless_service_name(meta.name)}:
+    for name in {
+        meta.name,
+        statefulset_name(meta.name),
+        headless_service_name(meta.name),
+        registry_ca_name(meta.name),
+    }:
         yield str(Key(meta.namespace, name))
 
 

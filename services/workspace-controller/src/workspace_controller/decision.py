@@ -64,6 +64,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     creates: tuple[Manifest, ...] = ()
     """Namespaced objects to POST."""
     patches: tuple[Patch, ...] = ()
+    trials: tuple[Manifest, ...] = ()
+    """Workloads that the apiserver is only asked about (a dry run), before a claim buys a machine for them."""
     claims: tuple[Manifest, ...] = ()
     """Claims to POST, once the namespaced objects stand: a Workspace that its namespace refuses must not buy a GPU."""
     applies: tuple[Manifest, ...] = ()

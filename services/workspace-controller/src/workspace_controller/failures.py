@@ -2,7 +2,8 @@
 
 Two sources speak. Our own containers say on their way out what is wrong (exit code and report, the pods' contract);
 kubelet, scheduler and container runtime say the rest. Priorities are KAITO's; a container's own words come before
-everything that kubelet can only infer from outside, except that the kernel killed it.
+everything that kubelet can only infer from outside, except that the kernel killed it. Which process the kernel takes at a
+memory limit is chance, or the node's setting (memory.oom.group): where ours outlives it and says so, that is the same failure.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ _START_ERROR: Final = frozenset(
         "PostStartHookError",
     }
 )
-_OUR_REASONS: Final = frozenset({*EXIT_REASONS.values(), Reason.API_KEYS_MISSING, Reason.WAITING_FOR_ACCESS}).union(
-    *(table.values() for table in tuning_exits.REASONS.values())
-)
+_OUR_REASONS: Final = frozenset(
+    {*EXIT_REASONS.values(), Reason.API_KEYS_MISSING, Reason.WAITING_FOR_ACCESS, Reason.CONTAINER_OOM_KILLED}
+).union(*(table.values() for table in tuning_exits.REASONS.values()))
 
 
 class Rank(IntEnum):
@@ -127,18 +128,26 @@ def _of_container(pod: Pod, container: ContainerStatus) -> Iterator[Failure]:
 
 def _of_end(pod: Pod, name: str, ended: Terminated) -> Iterator[Failure]:
     """Yield what a container's end says, by the kernel, by its own report, by its exit code."""
-    if ended.reason == "OOMKilled":
-        text = f"exceeded its memory limit (exit code {ended.exit_code}); raise the limit or take a smaller model"
-        yield _failure(Rank.OOM_KILLED, Reason.CONTAINER_OOM_KILLED, pod, name, text)
-        return
     said = report.decode(ended.message)
     reason = _own_reason(name, ended.exit_code, said)
     text = said.message if said is not None else ended.message
+    if ended.reason == "OOMKilled" or reason is Reason.CONTAINER_OOM_KILLED:
+        advice = text if reason is Reason.CONTAINER_OOM_KILLED else ""
+        yield _failure(Rank.OOM_KILLED, Reason.CONTAINER_OOM_KILLED, pod, name, _memory(pod, name, ended, advice))
+        return
     if reason is not None:
         yield _failure(Rank.OWN_WORDS, reason, pod, name, text or f"exit code {ended.exit_code}")
         return
     detail = f"exit code {ended.exit_code}" + (f": {text.strip()}" if text.strip() else "")
     yield _failure(Rank.CRASH, Reason.CONTAINER_CRASH_LOOP_BACK_OFF, pod, name, f"terminated with {detail}")
+
+
+def _memory(pod: Pod, name: str, ended: Terminated, said: str) -> str:
+    """Return whose memory ran out and what to do: in the container's own words where it could still `said` some."""
+    limit = pod.memory_limit(name)
+    what = f"exceeded its memory limit of {limit}" if limit else "was killed because its node ran out of memory"
+    advice = "raise the limit, or take" if limit else "take"
+    return f"{what} (exit code {ended.exit_code}): {said or f'{advice} a larger instance type or a smaller model'}"
 
 
 def _of_live_report(pod: Pod, name: str) -> Iterator[Failure]:
@@ -154,10 +163,11 @@ def _of_live_report(pod: Pod, name: str) -> Iterator[Failure]:
 
 def _own_reason(name: str, code: int, said: report.Report | None) -> Reason | None:
     """Return what a container says by its exit code and its report; the codes of a tuning Job's containers are their own."""
-    if name in tuning_exits.REASONS:
-        return tuning_exits.REASONS[name].get(code)
     known = _known(said.reason) if said is not None else None
-    return known or EXIT_REASONS.get(code)
+    if name not in tuning_exits.REASONS:
+        return known or EXIT_REASONS.get(code)
+    reason = tuning_exits.REASONS[name].get(code)
+    return known if reason is Reason.OUT_OF_MEMORY and known is Reason.CONTAINER_OOM_KILLED else reason
 
 
 def _known(reason: str) -> Reason | None:

@@ -12,15 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from workspace_controller.config_text import kind, read_config, shown
+from kaito_api.config_text import INFERENCE_CHARACTERS, kind, read_config, shown
+from kaito_api.suggestions import did_you_mean
 from workspace_controller.engine_arguments import ALLOWED, allowed, normalise, reserved
-from workspace_controller.suggestions import did_you_mean
 
 CONFIG_KEY: Final = "inference_config.yaml"
 _TOP_LEVEL: Final = ("vllm", "max_probe_steps", "kv_cache_cpu_memory_utilization")
 _LENGTH: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)([kKmM]?)")
 _FACTORS: Final = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
-_MAX_CHARACTERS: Final = 64 * 1024
 
 
 class ConfigSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +86,7 @@ def parse_config(text: str) -> InferenceConfig | tuple[ConfigProblem, ...]:
 
 def _read(text: str) -> dict[Any, Any] | ConfigProblem:
     try:
-        content = read_config(text, most=_MAX_CHARACTERS)
+        content = read_config(text, most=INFERENCE_CHARACTERS)
     except ValueError as error:
         return ConfigProblem(path="", message=str(error))
     if content is None:

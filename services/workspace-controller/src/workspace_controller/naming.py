@@ -10,9 +10,6 @@ import base64
 import hashlib
 from typing import Final
 
-from kaito_api.meta import Key
-from kaito_api.workspace import Workspace
-
 STATEFULSET_MAX: Final = 52
 SERVICE_MAX: Final = 63
 _DIGEST_CHARACTERS: Final = 10
@@ -58,6 +55,11 @@ def network_policy_name(workspace: str) -> str:
     return f"kaito-{short_hash(workspace)}"
 
 
+def registry_ca_name(workspace: str) -> str:
+    """Return the name of the ConfigMap with the authorities of private registries."""
+    return f"kaito-{short_hash(workspace)}-ca"
+
+
 def claim_name(uid: str, slot: int, attempt: int) -> str:
     """Return the claim's name: a letter and 10 base32 characters, so also a legal AKS pool name.
 
@@ -65,8 +67,3 @@ def claim_name(uid: str, slot: int, attempt: int) -> str:
     itself, and cannot buy a second GPU.
     """
     return "w" + short_hash(uid, str(slot), str(attempt))
-
-
-def workspace_key(workspace: Workspace) -> Key:
-    """Return namespace and name of the Workspace."""
-    return workspace.metadata.key

@@ -6,7 +6,7 @@ buy a second machine. The attempt rises only when the slot's claim is being dele
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -58,15 +58,18 @@ def plan_nodes(  # noqa: PLR0917 - the fixed order of every planner: spec, obser
     sizing: Sizing,
     settings: Settings,
     now: datetime,
+    *,
+    busy: frozenset[str] = frozenset(),
 ) -> NodePlan:
     """Plan the nodes of `workspace`.
 
     `nodes` are those that match its selector or carry its labels (all nodes of the cluster do as well), `claims` those
-    that carry its labels; the claims of a namesake with another UID are ignored.
+    that carry its labels; the claims of a namesake with another UID are ignored. On the `busy` nodes pods of the Workspace
+    run: a cordon says nothing against those.
     """
     if not sizing.instance_type:
         surplus = plan_slots(claims, workspace.metadata.uid, 0, 0, now).deletes
-        return _bring_your_own(workspace, nodes, sizing, _deletes(surplus, settings))
+        return _bring_your_own(workspace, nodes, sizing, _deletes(surplus, settings), busy)
     owned = select(nodes, node_labels(workspace) | ownership_labels(workspace))
     claimed = {claim.status.node_name for claim in claims} - {""}
     brought = [
@@ -86,22 +89,27 @@ def plan_nodes(  # noqa: PLR0917 - the fixed order of every planner: spec, obser
 
 
 def _bring_your_own(
-    workspace: Workspace, nodes: Sequence[Node], sizing: Sizing, surplus: tuple[Delete, ...]
+    workspace: Workspace, nodes: Sequence[Node], sizing: Sizing, surplus: tuple[Delete, ...], busy: frozenset[str]
 ) -> NodePlan:
     """Count and check what the user brings. Claims of an earlier instanceType are `surplus`."""
     brought = brought_nodes(workspace, nodes)
-    usable = tuple(node for node in brought if _unusable(node, sizing) is None)
+    faults = {node.metadata.name: _unusable(node, sizing, busy) for node in brought}
+    usable = tuple(node for node in brought if faults[node.metadata.name] is None)
     return NodePlan(
         target_count=sizing.node_count,
         deletes=surplus,
         worker_nodes=tuple(node.metadata.name for node in usable),
         bring_your_own=True,
-        blocked=_brought_blocked(workspace, nodes, usable, sizing),
+        blocked=_brought_blocked(workspace, nodes, usable, faults, sizing),
     )
 
 
 def _brought_blocked(
-    workspace: Workspace, nodes: Sequence[Node], usable: Sequence[Node], sizing: Sizing
+    workspace: Workspace,
+    nodes: Sequence[Node],
+    usable: Sequence[Node],
+    faults: Mapping[str, str | None],
+    sizing: Sizing,
 ) -> Blocked | None:
     brought = brought_nodes(workspace, nodes)
     taken = [node for node in select(nodes, node_labels(workspace)) if node not in brought]
@@ -115,10 +123,10 @@ def _brought_blocked(
             f"Workspace anew with an instance type{example}"
         )
         return Blocked(reason=Reason.INSTANCE_TYPE_MISSING, message=message)
-    faults = [f"{node.metadata.name} {fault}" for node in brought if (fault := _unusable(node, sizing)) is not None]
-    faults += [f"{node.metadata.name} serves {_owner(node)}" for node in taken]
+    told = [f"{name} {fault}" for name, fault in faults.items() if fault is not None]
+    told += [f"{node.metadata.name} serves {_owner(node)}" for node in taken]
     message = f"{len(usable)} of {sizing.node_count} node(s) with {selector} can be used"
-    return Blocked(reason=Reason.NOT_ENOUGH_NODES, message="; ".join([message, *faults[:5]]))
+    return Blocked(reason=Reason.NOT_ENOUGH_NODES, message="; ".join([message, *told[:5]]))
 
 
 def _owner(node: Node) -> str:
@@ -126,11 +134,11 @@ def _owner(node: Node) -> str:
     return f"Workspace {found.get(labels.WORKSPACE_NAMESPACE, '')}/{found[labels.WORKSPACE]}: label another node"
 
 
-def _unusable(node: Node, sizing: Sizing) -> str | None:
+def _unusable(node: Node, sizing: Sizing, busy: frozenset[str]) -> str | None:
     """Return why a node that the user brings cannot serve, or None."""
     if not node.ready:
         return "is not Ready"
-    if node.spec.unschedulable:
+    if node.spec.unschedulable and node.metadata.name not in busy:
         return "is cordoned"
     if sizing.preset is None:
         return None

@@ -8,6 +8,7 @@ from typing import Any
 from kaito_api.core import Node, Pod
 from kaito_api.meta import Key, Object, Resource
 from kaito_api.resources import (
+    CONFIGMAPS,
     JOBS,
     NETWORKPOLICIES,
     ROLEBINDINGS,
@@ -25,6 +26,7 @@ from workspace_controller.inference_config import ConfigSource
 from workspace_controller.naming import (
     headless_service_name,
     network_policy_name,
+    registry_ca_name,
     service_account_name,
     statefulset_name,
 )
@@ -46,14 +48,16 @@ class Observer:
         recent: Recent,
         required_policies: tuple[str, ...] = (),
         look: Look | None = None,
+        registry_ca: Callable[[], str] = str,
         *,
         checkpoints: bool = True,
     ) -> None:
-        """`checkpoints`: whether runs may keep theirs in the registry."""
+        """`registry_ca`: the authorities of private registries, in PEM; `checkpoints`: whether runs may keep theirs there."""
         self._caches = caches
         self._recent = recent
         self._policies = required_policies
         self._look = look
+        self._registry_ca = registry_ca
         self._checkpoints = checkpoints
 
     def workspace(self, key: Key) -> Workspace | None:
@@ -75,7 +79,7 @@ class Observer:
             missing_policies=self._missing_policies(),
             nodes=self._nodes(workspace, claims, pods),
             claims=claims,
-            pods=tuple(pod for pod in pods if pod.metadata.controller is not None),
+            pods=tuple(pod for pod in pods if _works_for(pod, key.name)),
             children=self._children(workspace),
             revisions=tuple(caches.revisions.by_index(OWNER, uid)),
             deployments=tuple(caches.deployments.by_index(OWNER, uid)),
@@ -84,6 +88,7 @@ class Observer:
             adapter_checks=self._look(workspace) if self._look is not None else {},
             applied_generations=self._recent.generations(key),
             output_rival=self._output_rival(workspace),
+            registry_ca=self._registry_ca(),
         )
 
     def _nodes(self, workspace: Workspace, claims: tuple[Claim, ...], pods: tuple[Pod, ...]) -> tuple[Node, ...]:
@@ -116,6 +121,7 @@ class Observer:
             (ROLES, caches.roles, (account,)),
             (ROLEBINDINGS, caches.role_bindings, (account,)),
             (NETWORKPOLICIES, caches.network_policies, (network_policy_name(key.name),)),
+            (CONFIGMAPS, caches.config_maps, (registry_ca_name(key.name),)),
             (SERVICES, caches.services, (key.name, headless_service_name(key.name))),
             (STATEFULSETS, caches.statefulsets, (statefulset_name(key.name),)),
             (JOBS, caches.jobs, (key.name,)),
@@ -149,6 +155,19 @@ class Observer:
             return ()
         denying = {b.spec.policy_name for b in bindings.list() if "Deny" in b.spec.validation_actions}
         return tuple(name for name in self._policies if name not in denying or policies.get(Key("", name)) is None)
+
+
+def _works_for(pod: Pod, workspace: str) -> bool:
+    """Whether one of the workloads that a Workspace of that name can have made `pod`; anybody may use the label.
+
+    The workload may be gone already and its UID unknown, so names decide. ReplicaSets are those of KAITO's Deployment.
+    """
+    owner = pod.metadata.controller
+    if owner is None:
+        return False
+    if owner.kind == "ReplicaSet":
+        return owner.name.rpartition("-")[0] == workspace
+    return (owner.kind, owner.name) in {(STATEFULSETS.kind, statefulset_name(workspace)), (JOBS.kind, workspace)}
 
 
 def _standing(informer: Informer[Any], namespace: str, uid: str, names: tuple[str, ...]) -> Iterator[Any]:

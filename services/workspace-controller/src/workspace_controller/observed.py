@@ -53,6 +53,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     output_rival: OutputRival | None = None
     adapter_checks: Checks = {}
     """Looks at the adapters' images, for those that anybody can read; an image that is not there was not looked at."""
+    registry_ca: str = ""
+    """PEM certificates of the authorities of private registries; "" where the operator names none."""
     applied_generations: Mapping[str, int] = {}
     """By UID: the generation that our last apply gave. A higher one means that somebody else changed the object."""
 
@@ -64,6 +66,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         """Whether `found` is controlled by this very Workspace (by UID: a namesake's children are strangers)."""
         owner = found.metadata.controller
         return owner is not None and owner.uid == self.workspace.metadata.uid
+
+    @property
+    def busy_nodes(self) -> frozenset[str]:
+        """Names of the nodes on which pods of the Workspace run and are to stay."""
+        stay = [pod for pod in self.pods if not pod.metadata.deleting and not pod.finished]
+        return frozenset(pod.spec.node_name for pod in stay if pod.spec.node_name)
 
     @property
     def statefulset(self) -> StatefulSet | None:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from kaito_api import labels
-from workspace_controller.suggestions import did_you_mean
+from kaito_api.suggestions import did_you_mean
 
 WEIGHTS_FROM: Final = "kaito.sh/weights-from"
 """Ours: `oci` (the preset's image) or `hf` (the preset's Hugging Face repository at its pinned revision)."""
@@ -74,7 +74,7 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_HOLD: Final = 24 * 3600
 _DNS_1123: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _NAME_LIMIT: Final = 253
-"""Characters of a DNS-1123 subdomain, which the name of a Secret is."""
+"""Characters of a DNS-1123 subdomain, which the name of a Secret or a claim is."""
 _ANY_CASE: Final = frozenset({labels.NODE_IMAGE_FAMILY})
 
 
@@ -102,25 +102,25 @@ def read_options(annotations: Mapping[str, str]) -> Options:
         performance_mode=PerformanceMode(good.get(labels.PERFORMANCE_MODE, PerformanceMode.BALANCED)),
         local_weights=good.get(labels.USE_LOCAL_WEIGHTS) == "true",
         weights_from=good.get(WEIGHTS_FROM, ""),
-        weights_claim=annotations.get(WEIGHTS_CLAIM, ""),
-        api_key_secret=_secret(annotations, labels.API_KEY_SECRET, problems),
+        weights_claim=_name(annotations, WEIGHTS_CLAIM, "PersistentVolumeClaim", problems),
+        api_key_secret=_name(annotations, labels.API_KEY_SECRET, "Secret", problems),
         lora=good.get(labels.LORA) != labels.DISABLED,
         strong_adapters=good.get(labels.STRONG_ADAPTERS) == "true",
         adapter_restart=good.get(labels.ADAPTER_RESTART) == labels.ALLOWED,
         upgrade_restart=good.get(labels.UPGRADE_RESTART) == labels.ALLOWED,
         dry_run=good.get(labels.TUNING_DRY_RUN) == "true",
-        signing_key_secret=_secret(annotations, labels.SIGNING_KEY_SECRET, problems),
+        signing_key_secret=_name(annotations, labels.SIGNING_KEY_SECRET, "Secret", problems),
         push_hold_seconds=_hold(annotations.get(labels.PUSH_HOLD), problems),
         problems=tuple(problems),
     )
 
 
-def _secret(annotations: Mapping[str, str], key: str, problems: list[tuple[str, str]]) -> str:
-    """Return the name of a Secret. A value that is none is a problem and not nothing: who writes it wants a closed door."""
+def _name(annotations: Mapping[str, str], key: str, kind: str, problems: list[tuple[str, str]]) -> str:
+    """Return the name of an object. A value that is none is a problem and not nothing: who names a Secret wants a closed door."""
     text = annotations.get(key)
     if text is None or (len(text) <= _NAME_LIMIT and _DNS_1123.fullmatch(text)):
         return text or ""
-    problems.append((key, f"must be the name of a Secret, not {text[:_NAME_LIMIT]!r}"))
+    problems.append((key, f"must be the name of a {kind}, not {text[:_NAME_LIMIT]!r}"))
     return ""
 
 

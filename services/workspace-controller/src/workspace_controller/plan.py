@@ -26,6 +26,7 @@ from workspace_controller.bookkeeping import (
     old_revisions,
     renumbered,
     revision_annotations,
+    soonest,
 )
 from workspace_controller.catalog import Catalog
 from workspace_controller.children import plan_children
@@ -45,6 +46,8 @@ from workspace_controller.sizing import Sizing, plan_status
 from workspace_controller.status import Situation, compose
 from workspace_controller.status.keys import key_wait
 from workspace_controller.status.resource import judge_resources
+from workspace_controller.status.unmade import unmade
+from workspace_controller.trial import trials
 from workspace_controller.tuning.decide import decide_tuning
 from workspace_controller.validation import validate
 
@@ -67,7 +70,9 @@ def plan(observed: Observed, catalog: Catalog, settings: Settings, now: datetime
     if verdict.sizing is None:
         return _obstructed(Situation(observed=observed, obstacle=obstacle), now)
     sizing = verdict.sizing
-    nodes = plan_nodes(observed.workspace, observed.nodes, observed.claims, sizing, settings, now)
+    nodes = plan_nodes(
+        observed.workspace, observed.nodes, observed.claims, sizing, settings, now, busy=observed.busy_nodes
+    )
     history = plan_revision(observed.workspace, observed.revisions)
     desired = _desired(observed, sizing, settings, history, adapters.plan, options)
     obstacle = obstacle or taken_name(observed, desired)
@@ -92,12 +97,13 @@ def _proceed(
         deletes=(*nodes.deletes, *children.deletes, *legacy, *old_revisions(history)),
         creates=children.creates,
         patches=children.patches + renumbered(history),
+        trials=() if observed.statefulset is not None else trials(observed.workspace, desired, nodes.creates),
         claims=nodes.creates,
         applies=children.applies,
         history=(history.create,) if history.create is not None and stands_or_comes else (),
         status=news(observed, compose(situation, now)),
         notices=(*claim_notices(nodes), *_migration_notices(legacy)),
-        requeue_after=_soonest(nodes.requeue_after, _patience(observed, now)),
+        requeue_after=soonest(nodes.requeue_after, _patience(observed, now)),
         blocked_on="" if resources.resource.ok else resources.resource.reason,
     )
 
@@ -115,13 +121,10 @@ def _obstructed(situation: Situation, now: datetime) -> Decision:
 
 
 def _patience(observed: Observed, now: datetime) -> float | None:
-    """Return when a pod that waits for its API keys has waited long enough to be told; no event says so."""
-    wait = key_wait(observed.workspace, observed.pods)
-    return (wait.seconds_left(now) or None) if wait is not None else None
-
-
-def _soonest(*seconds: float | None) -> float | None:
-    return min((some for some in seconds if some is not None), default=None)
+    """Return when what is waited for has taken long enough to be told: a pod's API keys, or the pod itself. No event says so."""
+    workspace, pods = observed.workspace, observed.pods
+    waits = (key_wait(workspace, pods), unmade(workspace, observed.statefulset, pods))
+    return soonest(*((wait.seconds_left(now) or None) if wait is not None else None for wait in waits))
 
 
 def _plan_end(observed: Observed, settings: Settings, now: datetime) -> Decision:
@@ -167,7 +170,9 @@ def _desired(  # noqa: PLR0917 - what is known, then what was made of it
     if sizing.gpus is None and sizing.preset is not None:
         return ()
     workspace = with_volumes(observed.workspace, adapters)
-    manifests = plan_inference(workspace, observed.config, sizing, settings, revision=history.number)
+    manifests = plan_inference(
+        workspace, observed.config, sizing, settings, revision=history.number, registry_ca=observed.registry_ca
+    )
     asked = asked_of(observed.workspace, observed.config, options, adapters)
     return tuple(
         stamped(

@@ -12,9 +12,9 @@ import msgspec
 
 from kubecore.leader import LeaderConfig
 from workspace_controller import traces
-from workspace_controller.settings import ENVIRONMENT_PREFIX
+from workspace_controller.settings import Flag, add_flags
 
-_FLAGS: Final = (
+_FLAGS: Final[tuple[Flag, ...]] = (
     ("kubeconfig", "", "kubeconfig file; empty: $KUBECONFIG, else the pod's service account"),
     ("context", "", "context of the kubeconfig; empty: its current one"),
     ("leader-elect", "true", "lead through a Lease before writing anything; false only for a single process"),
@@ -37,7 +37,6 @@ _FLAGS: Final = (
     ("catalog", "", "folder of presets, SKUs and engines; empty: the one that is shipped"),
     ("log-level", "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
-"""Flag, default and help."""
 
 
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,15 +72,7 @@ def process_arguments(parser: argparse.ArgumentParser, environment: Mapping[str,
         pod_name=environment.get("POD_NAME") or socket.gethostname(),
         traces=traces.wanted(environment),
     )
-    group = parser.add_argument_group("process")
-    for flag, default, text in _FLAGS:
-        variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
-        group.add_argument(
-            f"--{flag}",
-            default=environment.get(variable, default),
-            help=f"{text} (default: {default or 'none'}; ${variable})",
-            metavar="VALUE",
-        )
+    add_flags(parser, "process", _FLAGS, environment)
 
 
 def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
@@ -92,7 +83,7 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
         raise ValueError(f"--leader-elect must be true or false, not {elect!r}")
     if text["log-level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {text['log-level']!r}")
-    webhook_port = _number(text, "webhook-port", least=0)
+    webhook_port = _port(text, "webhook-port")
     if text["webhook-configuration"] and not text["webhook-host"]:
         raise ValueError("--webhook-configuration needs --webhook-host, the name for the certificate")
     namespace = text["lease-namespace"] or arguments.pod_namespace or "default"
@@ -101,8 +92,8 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
         kubeconfig=text["kubeconfig"] or None,
         context=text["context"] or None,
         leader=lease if elect == "true" else None,
-        health_port=_number(text, "health-port", least=0),
-        metrics_port=_number(text, "metrics-port", least=0),
+        health_port=_port(text, "health-port"),
+        metrics_port=_port(text, "metrics-port"),
         webhook_port=webhook_port or None,
         webhook_certificates=Path(text["webhook-certificates"]),
         webhook_configuration=text["webhook-configuration"],
@@ -116,6 +107,13 @@ def process_settings(arguments: argparse.Namespace) -> ProcessSettings:
         log_level=text["log-level"].upper(),
         traces=arguments.traces,
     )
+
+
+def _port(text: Mapping[str, str], flag: str) -> int:
+    port = _number(text, flag, least=0)
+    if port > 65535:
+        raise ValueError(f"--{flag} must be a port, at most 65535, not {port}")
+    return port
 
 
 def _number(text: Mapping[str, str], flag: str, *, least: int) -> int:

@@ -17,7 +17,7 @@ from kaito_api.resources import WORKSPACES
 from kaito_api.workspace import Workspace
 from kubecore.clock import Clock
 from kubecore.controller import Result
-from kubecore.errors import Forbidden, Invalid, NotFound
+from kubecore.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from kubecore.events import EventRecorder
 from workspace_controller.applier import Applier, ClaimRefused, Stranger
 from workspace_controller.catalog import Catalog
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS: Final = 3
 """Plans in one reconcile: a stranger under a needed name is met while applying, and the plan is made again."""
 _VANISHED_RETRY: Final = 1.0
+_WEBHOOK_DOWN: Final = "failed calling webhook"
+"""How the apiserver begins to tell of it (apiserver's admission webhooks, ErrCallingWebhook): a 500 of its own."""
 
 
 class Reconciler:
@@ -75,7 +77,7 @@ class Reconciler:
             observed = self._observer.observe(workspace)
             decision = plan(observed, self._catalog, self._settings, self._clock.now())
             try:
-                await self._carry_out(observed, decision)
+                decision = await self._carry_out(observed, decision)
             except Stranger as stranger:
                 logger.info("a needed name is taken", extra={"object": str(stranger)})
                 continue
@@ -85,30 +87,33 @@ class Reconciler:
             return self._result(key, decision)
         return Result(requeue_after=_VANISHED_RETRY)
 
-    async def _carry_out(self, observed: Observed, decision: Decision) -> None:
+    async def _carry_out(self, observed: Observed, decision: Decision) -> Decision:
+        """Write everything; return what is decided now that it stands."""
         try:
             await self._applier.apply(observed, decision)
-        except (ClaimRefused, Forbidden, Invalid) as error:
-            await self._report_refusal(observed, decision, error)
+        except (ClaimRefused, ApiError) as error:
+            if _lasts(error):
+                await self._report_refusal(observed, decision, error)
             raise
         if decision.applies:
             decision = self._after_apply(observed, decision)
         await self._write_status(observed, decision)
         self._say(observed.workspace, decision.notices)
         await self._applier.finish(observed.workspace, decision)
+        return decision
 
     def _after_apply(self, observed: Observed, decision: Decision) -> Decision:
-        """Judge the status by the workload as it was stored: only the apiserver knows whether the apply rolls its pods."""
+        """Judge by the workload as it was stored: only the apiserver knows whether the apply rolls its pods."""
         stored = self._observer.observe(observed.workspace)
-        news = plan(stored, self._catalog, self._settings, self._clock.now()).status
-        return msgspec.structs.replace(decision, status=news)
+        fresh = plan(stored, self._catalog, self._settings, self._clock.now())
+        return msgspec.structs.replace(decision, status=fresh.status, requeue_after=fresh.requeue_after)
 
     async def _report_refusal(self, observed: Observed, decision: Decision, error: Exception) -> None:
         """Tell the user what the apiserver refuses; the queue tries again, with growing pauses."""
         workspace = observed.workspace
         planned = decision.status or workspace.status
         generation = workspace.metadata.generation
-        told = with_error(planned, str(error), Reason.WRITE_REFUSED, generation, self._clock.now())
+        told = with_error(planned, workspace.status, str(error), Reason.WRITE_REFUSED, generation, self._clock.now())
         if told != workspace.status:
             await self._write_status(observed, msgspec.structs.replace(decision, status=told))
         if isinstance(error, ClaimRefused):
@@ -135,3 +140,9 @@ class Reconciler:
         if self._recent.strangers(key):
             waits.append(TTL)
         return Result(requeue_after=min(waits)) if waits else None
+
+
+def _lasts(error: ClaimRefused | ApiError) -> bool:
+    """Whether the answer is the same until somebody acts, so that the user has to hear of it."""
+    down = isinstance(error, ServerError) and _WEBHOOK_DOWN in error.message
+    return down or isinstance(error, ClaimRefused | Forbidden | Invalid)

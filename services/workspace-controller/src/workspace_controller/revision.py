@@ -1,7 +1,8 @@
 """Pure: the history of a Workspace's spec as ControllerRevisions.
 
-Each distinct spec has one revision, named after its hash, so planning twice gives the same object. Going back to an
-earlier spec raises that revision's number instead of storing it again, as Kubernetes' own workloads do.
+Each distinct spec has one revision, named after its hash and the Workspace's UID, so planning twice gives the same object, and
+what is left of an earlier Workspace of the same name and spec is another one. Going back to an earlier spec raises that
+revision's number instead of storing it again, as Kubernetes' own workloads do.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from kaito_api.resources import CONTROLLERREVISIONS
 from kaito_api.workspace import Workspace
 from workspace_controller.inference.metadata import owned_metadata
 from workspace_controller.manifest import Manifest, manifest
-from workspace_controller.naming import cut_with_hash
+from workspace_controller.naming import cut_with_hash, short_hash
 
 HISTORY_LIMIT: Final = 10
 """Revisions kept per Workspace, the current one included."""
-_NAME_DIGITS: Final = 10
 _NAME_MAX: Final = 253
 
 
@@ -73,7 +73,7 @@ def plan_revision(workspace: Workspace, revisions: Sequence[ControllerRevision])
 
 
 def _manifest(workspace: Workspace, digest: str, number: int) -> Manifest:
-    name = cut_with_hash(workspace.metadata.name, _NAME_MAX, f"-{digest[:_NAME_DIGITS]}")
+    name = cut_with_hash(workspace.metadata.name, _NAME_MAX, f"-{short_hash(workspace.metadata.uid, digest)}")
     metadata = owned_metadata(workspace, name, {labels.REVISION_HASH: digest, labels.REVISION: str(number)})
     metadata["labels"] = {**metadata["labels"], labels.REVISION_OWNER: workspace.metadata.name}
     return manifest(CONTROLLERREVISIONS, metadata, data=spec_of(workspace), revision=number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -83,6 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Registry and path prefix under which the weight images of presets are found."""
     plain_http_hosts: frozenset[str] = frozenset()
     """Registry hosts (host or host:port) that are spoken to without TLS."""
+    trusted_realms: frozenset[str] = frozenset()
+    """Hosts of token endpoints that may get a registry's login although they are another site than the registry."""
+    registry_ca: str = ""
+    """PEM file with the authorities of private registries, "" for none. What it holds is observed: it may change."""
     weights_from: WeightsFrom = "oci"
     """Where a preset's weights come from unless the Workspace says otherwise."""
     image_registry: str = ""
@@ -108,11 +112,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ENVIRONMENT_PREFIX: Final = "WORKSPACE_CONTROLLER_"
+Flag = tuple[str, str, str]
+"""Name, default and help."""
 
 _DEFAULTS: Final = Settings()
-_FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
+_FLAGS: Final[tuple[Flag, ...]] = (
     ("preset-registry", _DEFAULTS.preset_registry, "registry and path prefix of the presets' weight images"),
     ("plain-http-hosts", "", "registry hosts without TLS, comma-separated: localhost:5000"),
+    ("trusted-realms", "", "token endpoints of other sites that may get a registry's login, comma-separated hosts"),
+    (
+        "registry-ca",
+        "",
+        "PEM file with authorities of private registries, handed to the workloads; read again when changed",
+    ),
     ("weights-from", _DEFAULTS.weights_from, "where presets' weights come from: oci or hf"),
     ("image-registry", "", "registry and path prefix of the catalog's and the packager's default images"),
     ("engine-images", "", "model-server image of each variant, comma-separated: NAME=REFERENCE"),
@@ -141,13 +153,15 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("allow-template", "true", "whether Workspaces may bring a pod template"),
     ("allow-host-path", "true", "whether Workspaces may read weights and data from the node's disk"),
 )
-"""Flag, default and help. All values are text here; `planning_settings` reads them."""
+"""All values are text here; `planning_settings` reads them."""
 
 
-def planning_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    """Add the planner's flags to `parser`; `environment` gives the defaults (WORKSPACE_CONTROLLER_PRESET_REGISTRY, ...)."""
-    group = parser.add_argument_group("planning")
-    for flag, default, text in _FLAGS:
+def add_flags(
+    parser: argparse.ArgumentParser, title: str, flags: Iterable[Flag], environment: Mapping[str, str]
+) -> None:
+    """Add a group of flags whose values stay text; the environment's values are the defaults."""
+    group = parser.add_argument_group(title)
+    for flag, default, text in flags:
         variable = ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
         group.add_argument(
             f"--{flag}",
@@ -155,6 +169,11 @@ def planning_arguments(parser: argparse.ArgumentParser, environment: Mapping[str
             help=f"{text} (default: {default or 'none'}; ${variable})",
             metavar="VALUE",
         )
+
+
+def planning_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Add the planner's flags to `parser`; `environment` gives the defaults (WORKSPACE_CONTROLLER_PRESET_REGISTRY, ...)."""
+    add_flags(parser, "planning", _FLAGS, environment)
 
 
 def planning_settings(arguments: argparse.Namespace) -> Settings:
@@ -166,6 +185,8 @@ def planning_settings(arguments: argparse.Namespace) -> Settings:
     return Settings(
         preset_registry=_choice(text, "preset-registry", ()),
         plain_http_hosts=frozenset(_words(text["plain-http-hosts"])),
+        trusted_realms=frozenset(_words(text["trusted-realms"])),
+        registry_ca=text["registry-ca"],
         weights_from="hf" if _choice(text, "weights-from", ("oci", "hf")) == "hf" else "oci",
         image_registry=text["image-registry"].rstrip("/"),
         engine_images=_mapping(text, "engine-images"),

@@ -122,8 +122,9 @@ class Triggers:
         return keys + [workspace.metadata.key for workspace in brought if _selects(workspace, node)]
 
     def _of_config_map(self, config_map: ConfigMap) -> list[Key]:
+        """Return the Workspaces that name it in their spec, and whose child it is or whose child's name it has."""
         named = self._caches.workspaces.by_index(CONFIG, str(config_map.metadata.key))
-        return [workspace.metadata.key for workspace in named]
+        return [*self._of_child(config_map), *(workspace.metadata.key for workspace in named)]
 
     def _every(self) -> list[Key]:
         return [workspace.metadata.key for workspace in self._caches.workspaces.list()]

@@ -6,6 +6,7 @@ The one place that knows all the parts.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,14 @@ from workspace_controller.caches import Caches
 from workspace_controller.catalog import Catalog
 from workspace_controller.claims import claim_resource
 from workspace_controller.inference.metadata import MANAGER as MANAGED_BY
+from workspace_controller.inference.registry_ca import KEY as REGISTRY_CA_KEY
 from workspace_controller.inference_config import CONFIG_KEY
 from workspace_controller.metrics import Census, Metrics
 from workspace_controller.observe import Observer
 from workspace_controller.process_settings import ProcessSettings
 from workspace_controller.recent import Recent
 from workspace_controller.reconciler import Reconciler
+from workspace_controller.registry_ca_file import RegistryCaFile
 from workspace_controller.settings import Settings
 from workspace_controller.sweep import Sweep
 from workspace_controller.traces import Traces
@@ -68,7 +71,7 @@ T = TypeVar("T", bound=Object)
 _OURS: Final = f"{labels.MANAGED_BY}={MANAGED_BY}"
 _OF_WORKSPACES: Final = labels.WORKSPACE
 """Selects every object that carries the label, whatever its value."""
-_CONFIG_KEYS: Final = frozenset({CONFIG_KEY, TRAINING_KEY})
+_CONFIG_KEYS: Final = frozenset({CONFIG_KEY, TRAINING_KEY, REGISTRY_CA_KEY})
 _SYNC_PATIENCE: Final = 600.0
 
 
@@ -91,6 +94,7 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
 ) -> Wired:
     """Build a controller that is ready to run. Asks the apiserver one thing: whether the claim kind is served.
 
+    Raises RegistryCaError where the file with the registries' authorities cannot be used.
     `registry` takes the controller's own metrics; a process passes the one that /metrics shows.
     """
     clock = clock or SystemClock()
@@ -107,13 +111,19 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
     recent = Recent(clock)
     recorder = manager.add_recorder(EventRecorder(client, MANAGER, clock=clock))
     checks = AdapterChecks(catalog, settings, lambda key: controller.enqueue(key, low_priority=False), clock)
+    registry_ca = RegistryCaFile(settings.registry_ca, clock)
     metrics = Metrics(registry)
     traces = Traces.from_environment(metrics) if process.traces else None
     if traces is not None:
         manager.add_task("traces", traces.run)
     reconciler = Reconciler(
         observer=Observer(
-            caches, recent, process.required_policies, checks.of, checkpoints=settings.tuning.registry_checkpoints
+            caches,
+            recent,
+            process.required_policies,
+            checks.of,
+            registry_ca.text,
+            checkpoints=settings.tuning.registry_checkpoints,
         ),
         applier=Applier(client, caches, recent),
         recorder=recorder,
@@ -131,6 +141,8 @@ async def wire(  # noqa: PLR0917 - what it acts on, what it knows, how it runs
     manager.add_task("adapter-checks", checks.run)
     triggers = Triggers(caches, controller.enqueue)
     triggers.connect()
+    if settings.registry_ca:
+        manager.add_task("registry-ca", lambda: registry_ca.follow(triggers.enqueue_all), leader_only=False)
     await _add_informers(manager, client, caches, triggers)
     claims = claim_resource(settings.claim_api)
     if process.webhook_port is not None:
@@ -199,7 +211,7 @@ def build_caches(client: Client, settings: Settings, process: ProcessSettings) -
             indexes={index.OWNER: index.by_owner},
             prune=_prune_revision,
         ),
-        config_maps=Informer(client, CONFIGMAPS, prune=_prune_config_map),
+        config_maps=Informer(client, CONFIGMAPS, indexes={index.OWNER: index.by_owner}, prune=_prune_config_map),
         namespaces=plain(NAMESPACES),
         policies=plain(VALIDATINGADMISSIONPOLICIES) if process.required_policies else None,
         policy_bindings=plain(VALIDATINGADMISSIONPOLICYBINDINGS) if process.required_policies else None,
@@ -240,6 +252,6 @@ def _prune_revision(revision: ControllerRevision) -> ControllerRevision:
 
 
 def _prune_config_map(config_map: ConfigMap) -> ConfigMap:
-    """Keep the keys that are read: a cluster's other ConfigMaps may be large."""
-    kept = {key: value for key, value in config_map.data.items() if key in _CONFIG_KEYS}
+    """Keep the keys that are read: a cluster's other ConfigMaps may be large. Equal texts, such as authorities, are kept once."""
+    kept = {key: sys.intern(value) for key, value in config_map.data.items() if key in _CONFIG_KEYS}
     return msgspec.structs.replace(config_map, data=kept, binary_data={})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import kaito_oci
 from kaito_api import labels
 from kaito_api.report import AdapterReport, EngineReport, Report, encode
 from kaito_api.resources import PODS, STATEFULSETS
-from kaito_oci.testing.docker_registry import DockerRegistry, docker_registry
+from kaito_oci.testing.docker_registry import DockerRegistry
 from kubecore.testing.asserts import eventually
 from workspace_controller.settings import Settings
 
@@ -32,12 +31,6 @@ inference:
   preset: {name: phi-3-mini-4k-instruct}
 """
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    async with docker_registry(tmp_path) as running:
-        yield running
 
 
 async def push(registry: DockerRegistry, folder: Path, tag: str, *, hidden: int = 3072, rank: int = 16) -> str:
@@ -66,7 +59,10 @@ async def push(registry: DockerRegistry, folder: Path, tag: str, *, hidden: int 
         "layers": [msgspec.to_builtins(layer.descriptor)],
     }
     reference = f"{registry.host}/adapters/test:{tag}"
-    await kaito_oci.push(reference, [blob, layer], json.dumps(manifest).encode(), plain_http_hosts=[registry.host])
+    how = kaito_oci.RegistrySettings(
+        plain_http_hosts=[] if registry.ca else [registry.host], ca_bundle=str(registry.ca or "")
+    )
+    await kaito_oci.push(reference, [blob, layer], json.dumps(manifest).encode(), settings=how)
     return reference
 
 
@@ -96,6 +92,18 @@ async def test_a_wrong_adapter_buys_no_node_and_a_right_one_does(
         await cluster.claimed("phi")
 
 
+async def test_the_look_reaches_a_registry_of_a_private_authority(
+    cluster: Any, run_controller: Any, tls_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    wrong = await push(tls_registry, tmp_path, "wrong", hidden=2048)
+    async with run_controller(settings=Settings(registry_ca=str(tls_registry.ca))):
+        await cluster.apply(with_adapter(wrong))
+        condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", "AdapterFailed")
+        assert "WrongBaseModel" in condition.message
+    async with run_controller():  # whose certificate is not trusted says nothing of the image: the pod finds out
+        await cluster.claimed("phi")
+
+
 async def test_an_image_that_is_not_there_buys_no_node_until_it_is_pushed(
     cluster: Any, run_controller: Any, registry: DockerRegistry, tmp_path: Path
 ) -> None:
@@ -115,10 +123,10 @@ async def test_an_image_that_is_not_there_buys_no_node_until_it_is_pushed(
 
 
 async def test_an_image_behind_a_login_buys_no_node_until_a_secret_is_named(
-    cluster: Any, run_controller: Any, tmp_path: Path
+    cluster: Any, run_controller: Any, locked_registry: DockerRegistry
 ) -> None:
-    async with docker_registry(tmp_path, password=True) as registry, run_controller(settings=settings(registry)):
-        image = f"{registry.host}/adapters/test:1"
+    async with run_controller(settings=settings(locked_registry)):
+        image = f"{locked_registry.host}/adapters/test:1"
         await cluster.apply(with_adapter(image))
         condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", "AdapterFailed")
         assert "Unauthorized" in condition.message

@@ -86,7 +86,7 @@ FROM_THE_POD: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "model-server",
         {"exitCode": 137, "reason": "OOMKilled"},
         "ContainerOOMKilled",
-        "exceeded its memory limit",
+        "was killed because its node ran out of memory",
     ),
     "engine that fails without a word": ("model-server", {"exitCode": 1}, "ContainerCrashLoopBackOff", "exit code 1"),
 }

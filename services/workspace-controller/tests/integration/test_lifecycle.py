@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -281,6 +282,17 @@ async def test_nodes_that_the_user_brings(cluster: Any, run_controller: Any) -> 
         assert found.status.worker_nodes == ["mine"]
         assert await cluster.condition("phi", "NodeClaimReady") is None
         assert await cluster.claims("phi") == []
+
+        # A cordon keeps new pods off; the one that serves is left alone, until somebody drains the node.
+        await cluster.client.patch(NODES, Key("", "mine"), {"spec": {"unschedulable": True}})
+        await cluster.client.patch(PODS, cluster.key("phi-0"), {"metadata": {"finalizers": ["kaito.sh/test"]}})
+        await asyncio.sleep(0.5)
+        cordoned = await cluster.workspace("phi")
+        assert cordoned.status == found.status
+        await cluster.client.delete(PODS, cluster.key("phi-0"), grace_seconds=0)
+        condition = await cluster.becomes("phi", "NodesReady", "False", "NotEnoughNodes")
+        assert "mine is cordoned" in condition.message
+        await cluster.client.patch(PODS, cluster.key("phi-0"), {"metadata": {"finalizers": None}})
 
 
 async def test_machine_api(cluster: Any, run_controller: Any) -> None:

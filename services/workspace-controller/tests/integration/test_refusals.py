@@ -17,7 +17,7 @@ from kaito_api.resources import (
     STATEFULSETS,
     WORKSPACES,
 )
-from kubecore.errors import Forbidden, Invalid
+from kubecore.errors import Forbidden, Invalid, ServerError
 from kubecore.testing.asserts import eventually
 
 pytestmark = pytest.mark.integration
@@ -177,7 +177,7 @@ async def test_absent_claim_api_is_a_condition_until_it_comes(
     cluster: Any, run_controller: Any, apiserver: Any
 ) -> None:
     crd = await apiserver.kubectl("get", "crd", "nodeclaims.karpenter.sh", "-o", "json")
-    await apiserver.kubectl("delete", "crd", "nodeclaims.karpenter.sh", "--wait=true")
+    await apiserver.delete_crds("nodeclaims.karpenter.sh")
     try:
         await cluster.apply(BASE)
         async with run_controller():
@@ -260,6 +260,53 @@ async def _denied(cluster: Any, plural: str) -> bool:
 
 async def _events(cluster: Any, wanted: set[str]) -> bool:
     return wanted <= {event.reason for event in await cluster.client.list(EVENTS, cluster.namespace)}
+
+
+async def test_a_webhook_that_is_down_is_told_and_outlived(cluster: Any, run_controller: Any, apiserver: Any) -> None:
+    """Its failure is the apiserver's (500), and the node that waits behind it costs."""
+    name = f"down-{cluster.namespace}"
+    rule = {"apiGroups": ["apps"], "apiVersions": ["*"], "operations": ["*"], "resources": ["statefulsets"]}
+    hook = {
+        "name": "policy.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Fail",
+        "timeoutSeconds": 1,
+    }
+    kind, version = "ValidatingWebhookConfiguration", "admissionregistration.k8s.io/v1"
+    document = yaml.safe_dump({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "webhooks": [hook]})
+    await apiserver.kubectl("create", "-f", "-", stdin=document)
+    try:
+        await eventually(lambda: _down(cluster), timeout=30)
+        await cluster.apply(BASE)
+        async with run_controller():
+            (claim,) = await cluster.claimed("phi")
+            await cluster.provision(claim)
+            condition = await cluster.becomes("phi", "WorkspaceSucceeded", "False", "WriteRefused")
+            assert "policy.example.com" in condition.message
+            await cluster.becomes("phi", "ResourceReady", "True")
+            await apiserver.kubectl("delete", "-f", "-", stdin=document)
+            await eventually(lambda: cluster.find(STATEFULSETS, "phi"), timeout=60)
+            await cluster.becomes("phi", "WorkspaceSucceeded", "False", "workspacePending")
+    finally:
+        await apiserver.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=document)
+
+
+async def _down(cluster: Any) -> bool:
+    """Whether the webhook is asked already."""
+    pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    spec = {"serviceName": "probe", "selector": {"matchLabels": {"a": "b"}}, "template": pod}
+    try:
+        await cluster.client.create(
+            STATEFULSETS, {"metadata": {"name": "probe", "namespace": cluster.namespace}, "spec": spec}
+        )
+    except ServerError as error:
+        return "failed calling webhook" in str(error)
+    await cluster.client.delete(STATEFULSETS, cluster.key("probe"))
+    return False
 
 
 async def test_namespace_being_deleted(cluster: Any, run_controller: Any) -> None:

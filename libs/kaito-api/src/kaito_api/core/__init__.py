@@ -17,12 +17,14 @@ from kaito_api.core.network import (
 )
 from kaito_api.core.node import Node, NodeAddress, NodeCondition, NodeInfo, NodeSpec, NodeStatus, Taint
 from kaito_api.core.pod import (
+    Container,
     ContainerState,
     ContainerStatus,
     Pod,
     PodCondition,
     PodSpec,
     PodStatus,
+    Resources,
     Running,
     Terminated,
     Toleration,
@@ -43,6 +45,7 @@ from kaito_api.core.workload import (
 
 __all__ = [
     "ConfigMap",
+    "Container",
     "ContainerState",
     "ContainerStatus",
     "ControllerRevision",
@@ -71,6 +74,7 @@ __all__ = [
     "PodSpec",
     "PodStatus",
     "PolicyRule",
+    "Resources",
     "Role",
     "RoleBinding",
     "RoleRef",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from kaito_api.meta import ObjectMeta
+
+DOCKER_CONFIG_TYPE: Final = "kubernetes.io/dockerconfigjson"
+"""Type of the Secrets that hold logins to registries."""
+DOCKER_CONFIG_KEY: Final = ".dockerconfigjson"
+"""Their key, and the name of the file where one is mounted."""
 
 
 class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -61,6 +68,11 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     metadata: ObjectMeta
     type: str = "Opaque"
     data: dict[str, bytes] = {}
+
+    @property
+    def docker_config(self) -> bytes | None:
+        """The logins to registries that it holds; None where it is of another type."""
+        return self.data.get(DOCKER_CONFIG_KEY) if self.type == DOCKER_CONFIG_TYPE else None
 
     def __repr__(self) -> str:
         return f"Secret({self.metadata.key}, type={self.type!r}, keys={sorted(self.data)})"

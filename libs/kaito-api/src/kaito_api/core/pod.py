@@ -19,6 +19,19 @@ class Toleration(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     toleration_seconds: int | None = None
 
 
+class Resources(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """core/v1 ResourceRequirements: the most that a container may take, as quantities."""
+
+    limits: dict[str, str] = {}
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """core/v1 Container, or an init container."""
+
+    name: str
+    resources: Resources = Resources()
+
+
 class PodSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Where the pod runs and how it may be moved."""
 
@@ -28,6 +41,8 @@ class PodSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     priority_class_name: str = ""
     termination_grace_period_seconds: int | None = None
     tolerations: list[Toleration] = []
+    init_containers: list[Container] = []
+    containers: list[Container] = []
 
 
 class PodCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -109,6 +124,11 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
     def condition(self, type_: str) -> PodCondition | None:
         """Return the condition of that type, or None."""
         return next((c for c in self.status.conditions if c.type == type_), None)
+
+    def memory_limit(self, container: str) -> str:
+        """Return the memory limit of one of its containers, a quantity; "" where there is none."""
+        every = (*self.spec.init_containers, *self.spec.containers)
+        return next((c.resources.limits.get("memory", "") for c in every if c.name == container), "")
 
     @property
     def ready(self) -> bool:

@@ -36,9 +36,9 @@ _ADVICE: Final = {
     "NotFound": "push the adapter there with adapter-packager push, or correct source.image",
     "Unauthorized": "name a Secret with a login for this registry in source.imagePullSecrets",
     "Denied": "give the login in source.imagePullSecrets the right to pull from this repository",
-    "UntrustedRealm": "name the token endpoint's host as trusted, if it belongs to the registry",
+    "UntrustedRealm": "the operator can name the token endpoint's host among the trusted realms, if it belongs to the registry",
     "UnsafeLocation": "the registry redirects to where no login may go: use its final address in source.image",
-    "TLSFailed": "name the registry as plain-http if it has no TLS, or install its certificate's authority",
+    "TLSFailed": "the operator sets private authorities with global.registryCA, and registries without TLS with plainHttpHosts",
     "DigestMismatch": "the registry or something in between alters the content: push the adapter again",
     "UnsafeArchive": "pack the adapter with adapter-packager push",
     "TooLarge": "this is no adapter: correct source.image",
@@ -75,7 +75,7 @@ class Acquirer:
         adapter_store: AdapterStore,
         client: Client | None,
         namespace: str,
-        plain_http: tuple[str, ...],
+        registries: kaito_oci.RegistrySettings,
         base: Base | None,
         max_rank: int | None,
         metrics: Metrics,
@@ -83,7 +83,7 @@ class Acquirer:
         self._store = adapter_store
         self._client = client
         self._namespace = namespace
-        self._plain_http = plain_http
+        self._registries = registries
         self._base = base
         self._max_rank = max_rank
         self._metrics = metrics
@@ -103,7 +103,7 @@ class Acquirer:
             return Resolved(version=Version(item.name, digest, item.strength))
         auth = await self._credentials(item)
         try:
-            digest = await kaito_oci.resolve(item.image, auth=auth, plain_http_hosts=self._plain_http)
+            digest = await kaito_oci.resolve(item.image, auth=auth, settings=self._registries)
         except OciError as error:
             known = await asyncio.to_thread(self._store.recall, item.image) if error.retryable else ""
             if not known:
@@ -185,14 +185,14 @@ class Acquirer:
                     target,
                     path=IMAGE_FOLDER,
                     auth=auth,
-                    plain_http_hosts=self._plain_http,
+                    settings=self._registries,
                     limits=LIMITS,
                 )
         except OciError as error:
             raise _from_oci(error) from error
 
     async def _judge(self, pinned: kaito_oci.Reference, auth: kaito_oci.CredentialSource) -> None:
-        verdict = await remote.judge(pinned, auth, self._plain_http, self._base, self._max_rank)
+        verdict = await remote.judge(pinned, auth, self._registries, self._base, self._max_rank)
         if verdict is not None and verdict.problems:
             raise preflight.AdapterRefusedError(verdict.problems[0])
 

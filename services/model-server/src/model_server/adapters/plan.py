@@ -73,17 +73,6 @@ def plan_adapter(name: str, target: Version | None, actual: Actual) -> list[Step
     return steps
 
 
-def plan_adapters(desired: Mapping[str, Version], actual: Actual) -> list[Step]:
-    """Return the steps for all names, in a fixed order: first those that free room."""
-    names = {*actual.served, *(version.name for version in actual.loaded)}
-    steps: list[Step] = []
-    for name in sorted(names - set(desired)):
-        steps += plan_adapter(name, None, actual)
-    for name in sorted(desired):
-        steps += plan_adapter(name, desired[name], actual)
-    return steps
-
-
 def apply(step: Step, actual: Actual) -> Actual:
     """Return what is after `step`: how the manager keeps its view. Raises ValueError for a step that would break serving."""
     served, loaded, retiring = dict(actual.served), set(actual.loaded), set(actual.retiring)

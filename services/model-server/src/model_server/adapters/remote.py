@@ -12,11 +12,11 @@ from kaito_api.base_shapes import Base
 async def judge(
     reference: kaito_oci.Reference,
     auth: kaito_oci.CredentialSource,
-    plain_http: tuple[str, ...],
+    registries: kaito_oci.RegistrySettings,
     base: Base | None,
     max_rank: int | None,
 ) -> Verdict | None:
     """Return what the beginnings tell; None where they tell nothing. Raises OciError."""
-    found = await kaito_oci.peek(reference, NEEDS, path=IMAGE_FOLDER, auth=auth, plain_http_hosts=plain_http)
+    found = await kaito_oci.peek(reference, NEEDS, path=IMAGE_FOLDER, auth=auth, settings=registries)
     files = {name: Beginning(start.content, start.size) for name, start in found.files.items()}
     return adapter_start.judge(files, found.seen, base=base, max_rank=max_rank)

@@ -25,6 +25,7 @@ from model_server.adapters.store import AdapterStore
 from model_server.adapters.wanted import Wanted, wanted
 from model_server.metrics import Metrics
 from model_server.options import FetchOptions
+from model_server.registries import registry_settings
 
 if TYPE_CHECKING:
     from kubecore.client import Client
@@ -79,7 +80,7 @@ def _acquirer(options: FetchOptions, workspace: Key, client: Client, base: Base 
         adapter_store=AdapterStore(Path(options.to)),  # only asked what is known: nothing
         client=client,
         namespace=workspace.namespace,
-        plain_http=options.plain_http,
+        registries=registry_settings(options),
         base=base,
         max_rank=options.max_rank,
         metrics=Metrics(CollectorRegistry()),

@@ -5,12 +5,12 @@ The pod may only get the Secrets that its Role names, so there is nothing to wat
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import kaito_oci
 from kaito_api.conditions import Reason
+from kubecore.backoff import Backoff, BackoffPolicy
 from kubecore.clock import Clock
 from model_server import pull_secrets
 from model_server.exits import ExitCode, FatalError
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 300.0
 """Then the container ends, and its pod or Job is tried again by the cluster: a GPU node may be paid for meanwhile."""
-_PAUSE_SECONDS: Final = (1.0, 15.0)
-_JITTER: Final = 0.2
+_AGAIN: Final = BackoffPolicy(base=1.0, cap=15.0)
 
 
 async def read(
@@ -34,7 +33,7 @@ async def read(
     """
     before = reporter.report
     until = clock.monotonic() + PATIENCE_SECONDS
-    pause = _PAUSE_SECONDS[0]
+    pause = Backoff(_AGAIN)
     while True:
         try:
             found = await pull_secrets.read(client, namespace, names)
@@ -51,5 +50,4 @@ async def read(
             if reporter.report.reason:
                 reporter.state(before.state, message=before.message)
             return found
-        await clock.sleep(min(pause * random.uniform(1 - _JITTER, 1 + _JITTER), left))
-        pause = min(pause * 2, _PAUSE_SECONDS[1])
+        await clock.sleep(min(pause.next(), left))

@@ -19,14 +19,19 @@ _CODES: Final[tuple[tuple[tuple[type[errors.OciError], ...], ExitCode, str], ...
         "push the weights there, or correct the image and path in the preset",
     ),
     (
-        (errors.Unauthorized, errors.Denied, errors.UntrustedRealm),
+        (errors.Unauthorized, errors.Denied),
         ExitCode.ACCESS_DENIED,
         "name a pull Secret with rights to this repository",
     ),
     (
+        (errors.UntrustedRealm,),
+        ExitCode.ACCESS_DENIED,
+        "the operator can name it in settings.trustedRealms",
+    ),
+    (
         (errors.TlsFailed,),
         ExitCode.REGISTRY_UNTRUSTED,
-        "install the certificate's authority in the image, or name the registry as plain-http if it has no TLS",
+        "the operator sets private authorities with global.registryCA, and registries without TLS with settings.plainHttpHosts",
     ),
     (
         (errors.UnsafeLocation,),
@@ -43,13 +48,13 @@ async def fetch(
     to: Path,
     *,
     auth: kaito_oci.CredentialSource,
-    plain_http: tuple[str, ...],
+    registries: kaito_oci.RegistrySettings,
     progress: Callable[[int, int], None],
 ) -> str:
     """Pull `source` into the folder `to`; return the digest. Raises FatalError."""
     try:
         result = await kaito_oci.pull(
-            source.reference, to, path=source.path or None, auth=auth, plain_http_hosts=plain_http, progress=progress
+            source.reference, to, path=source.path or None, auth=auth, settings=registries, progress=progress
         )
     except errors.OciError as error:
         raise translate(error, source.reference) from error

@@ -19,6 +19,7 @@ from model_server.exits import ExitCode, FatalError
 from model_server.fetch import adapters, credentials, hub, oci
 from model_server.fetch.source import HubSource, parse
 from model_server.options import FetchOptions
+from model_server.registries import registry_settings
 from model_server.reporter import Reporter
 
 CONTAINER: Final = "weights"
@@ -38,10 +39,8 @@ async def _run(options: FetchOptions, termination_log: Path) -> int:
     async with cluster.connect(options.workspace) as connection:
         reporter = Reporter(
             clock=SystemClock(),
-            container=DATA_CONTAINER if options.data else CONTAINER,
+            annotate=connection.annotator(DATA_CONTAINER if options.data else CONTAINER) if connection else None,
             termination_log=termination_log,
-            annotate=connection.annotate if connection else None,
-            pod=connection.pod if connection else None,
         )
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(reporter.run())
@@ -97,7 +96,7 @@ async def _fill(options: FetchOptions, connection: Cluster | None, reporter: Rep
         source,
         options.to,
         auth=await _credentials(options, connection, reporter),
-        plain_http=options.plain_http,
+        registries=registry_settings(options),
         progress=progress,
     )
     _logger.info("pulled", extra={"digest": digest})

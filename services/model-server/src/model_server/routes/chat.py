@@ -13,8 +13,6 @@ from pydantic import ValidationError
 from model_server import vllm_compat
 from model_server.chat_parameters import ChatError, ChatPlan, plan
 
-BODY_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of a request body; a prompt of a million tokens is some 5 MB."""
 _EVENT: Final = "data: "
 _DONE: Final = "data: [DONE]\n\n"
 
@@ -95,16 +93,9 @@ def _request(chat_plan: ChatPlan) -> Any:
 
 async def _body(request: Request) -> Any:
     """Read and decode the body, whatever its content type says: users of curl forget the header."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > BODY_LIMIT:
-            raise ChatError(f"the body is larger than {BODY_LIMIT} bytes")
-        chunks.append(chunk)
     try:
-        return json.loads(b"".join(chunks))
-    except ValueError as error:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
         raise ChatError(f"the body is not valid JSON: {error}") from error
 
 

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-import yaml
-
+from kaito_api.config_text import TRAINING_CHARACTERS, read_config
+from kaito_api.suggestions import did_you_mean
 from tuner.config.keys import REMOVED, SECTIONS, Kind
-from tuner.config.problem import Problem, did_you_mean
+from tuner.config.problem import Problem
 
 ROOT: Final = "training_config"
-_MAX_CHARACTERS: Final = 256 * 1024
 _BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False}
 
 Sections = dict[str, dict[str, Any]]
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML would silently keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
 
 
 def read(text: str) -> tuple[Sections, list[Problem]]:
@@ -55,16 +40,10 @@ def read(text: str) -> tuple[Sections, list[Problem]]:
 
 
 def _root(text: str) -> dict[Any, Any] | Problem:
-    if len(text) > _MAX_CHARACTERS:
-        return Problem("", f"has {len(text)} characters; at most {_MAX_CHARACTERS} are read")
     try:
-        content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that is stricter
-    except yaml.YAMLError as error:
-        return Problem("", f"is not valid YAML: {_where(error)}")
-    except ValueError as error:  # impossible dates, numbers of thousands of digits
-        return Problem("", f"holds a value that cannot be read: {error}")
-    except RecursionError:
-        return Problem("", "is nested too deeply")
+        content = read_config(text, most=TRAINING_CHARACTERS)
+    except ValueError as error:
+        return Problem("", str(error))
     if not isinstance(content, dict):
         return Problem("", f"must be a mapping with the key {ROOT}")
     others = [str(key) for key in content if key != ROOT]
@@ -146,9 +125,3 @@ def _number(value: Any, *, whole: bool) -> int | float:
     if whole:
         raise ValueError("not whole")
     return number
-
-
-def _where(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
-    return " ".join(str(error).split())[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from enum import StrEnum
 from pathlib import Path
@@ -105,11 +106,10 @@ def _text(head: bytes, *, whole: bool) -> str:
 def _json_kind(start: str, *, whole: bool) -> Format:
     """One object over many lines, or one object a line?"""
     line, newline, rest = start.partition("\n")
-    try:
-        first = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        # A first object too long for the head is a line; one that breaks off at a newline is spread over lines.
-        return Format.JSON if newline else Format.JSONL
+    first = _decoded(line)
+    if first is None:
+        # A first object too long for the head is a line; one that breaks off at a newline is spread over lines, or broken.
+        return Format.JSON if newline and not _objects(rest, whole=whole) else Format.JSONL
     if rest.strip() or not whole:
         return Format.JSONL
     holds_rows = isinstance(first, dict) and any(
@@ -120,9 +120,23 @@ def _json_kind(start: str, *, whole: bool) -> Format:
     return Format.JSON if holds_rows else Format.JSONL
 
 
+def _decoded(line: str) -> object:
+    """What the line holds; None where that is nothing whole."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+
+
+def _objects(text: str, *, whole: bool) -> bool:
+    """Whether most lines are an object each."""
+    lines = [line for line in text.split("\n")[: None if whole else -1] if line.strip()]
+    return 2 * sum(isinstance(_decoded(line), dict) for line in lines) > len(lines)
+
+
 def _delimiter(text: str) -> str:
     """The delimiter that gives the header more than one column. Raises UnreadableError for prose."""
-    header = text.partition("\n")[0].strip("\r")
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     counted = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in _DELIMITERS}
     best = max(_DELIMITERS, key=lambda mark: counted[mark])
     if counted[best] > 1 or header.strip().strip('"').lower() in ("text", "content"):

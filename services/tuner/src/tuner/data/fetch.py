@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from kubecore.backoff import Backoff, BackoffPolicy
 from tuner import room as space
 from tuner.data import location, transfer_error
 from tuner.data.guard import check_literal, refusal
@@ -39,8 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     total_seconds: float = 3600.0
     attempts: int = 6
     """Tries in a row that may bring not one byte."""
-    backoff_seconds: float = 1.0
-    """First pause between tries; it doubles up to 30 s."""
+    pauses: BackoffPolicy = BackoffPolicy(base=1.0, cap=30.0)
+    """Between such tries."""
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class Downloader:
         return await asyncio.to_thread(_accept, part, target, where)
 
     async def _until_whole(self, where: Location, part: Path, moved: Moved) -> None:
-        fruitless, pause = 0, self._limits.backoff_seconds
+        pause = Backoff(self._limits.pauses)
         while True:
             before = _size(part)
             try:
@@ -107,16 +107,16 @@ class Downloader:
                 cause = refusal(error)
                 if cause is not None:
                     raise cause from error
-                progressed = _size(part) > before
-                fruitless = 1 if progressed else fruitless + 1
-                pause = self._limits.backoff_seconds if progressed else min(pause * 2, 30.0)
+                if _size(part) > before:
+                    pause.reset()
+                seconds = pause.next()
                 words = transfer_error.words(error)
-                if fruitless >= self._limits.attempts:
-                    message = f"{where.shown} cannot be read: {words} ({fruitless} tries)"
+                if pause.failures >= self._limits.attempts:
+                    message = f"{where.shown} cannot be read: {words} ({pause.failures} tries)"
                     raise FatalError(ExitCode.DATA_UNAVAILABLE, message) from error
                 extra = {"source": where.shown, "error": words, "bytes": _size(part)}
                 _logger.warning("download interrupted", extra=extra)
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+                await asyncio.sleep(seconds)
 
     async def _transfer(self, where: Location, part: Path, moved: Moved) -> None:
         """One try. Returns when the file is whole."""

@@ -22,6 +22,10 @@ TABLE: Final = "samples.arrow"
 PREVIEW: Final = "preview.json"
 MAX_HELD_OUT: Final = 1000
 MIN_SAMPLES_TO_HOLD_OUT: Final = 20
+MAX_STRANGE: Final = 10
+"""First rows of a file whose columns match nothing, before the file is refused for them."""
+_COLUMNAR: Final = (detect.Format.CSV, detect.Format.PARQUET)
+"""Formats whose rows all have the columns of the first one."""
 _BATCH: Final = 1000
 
 
@@ -89,6 +93,7 @@ class _Stream:
     def _file(self, file: Fetched) -> Iterator[Tokens]:
         detected = detect.detect(Path(file.path))
         shape, convert = "", None
+        strange: list[shapes.ShapeError] = []
         rows_before, samples_before = self.tally.rows, self.tally.samples
         for row in rows.read(Path(file.path), detected):
             if self._settings.max_rows is not None and self.tally.samples >= self._settings.max_rows:
@@ -98,10 +103,19 @@ class _Stream:
                 self._bad(row.why)
                 continue
             if convert is None:
-                shape, convert = shapes.recognise(list(row), self._settings)
+                try:
+                    shape, convert = shapes.recognise(list(row), self._settings)
+                except shapes.ShapeError as error:
+                    strange.append(error)
+                    if detected.format in _COLUMNAR or len(strange) > MAX_STRANGE:
+                        raise
+                    self._bad("its columns match no known form")
+                    continue
             tokens = self._tokens(row, convert)
             if tokens is not None:
                 yield tokens
+        if convert is None and strange:
+            raise strange[0]
         self.sources.append(
             Source(
                 name=file.shown,

@@ -11,6 +11,8 @@ SHOWN_SAMPLES: Final = 3
 SHOWN_CHARACTERS: Final = 2000
 EXAMPLE_CHARACTERS: Final = 200
 """Of a sample in the report; the log has SHOWN_CHARACTERS of it."""
+MAX_SOURCES: Final = 1000
+"""Files that are named one by one: a folder may hold one sample in each of a hundred thousand."""
 _SMALLEST_BUCKET: Final = 16
 _EARLY_LIMIT: Final = 100_000
 """Broken rows after which reading stops in any case."""
@@ -38,6 +40,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """The data in numbers, and three samples of it."""
 
     sources: tuple[Source, ...]
+    """Of the first MAX_SOURCES files."""
     rows: int
     samples: int
     bad_rows: dict[str, int]
@@ -109,7 +112,7 @@ class Tally:
     def preview(self, sources: list[Source], mask_source: str) -> Preview:
         """Return the counts so far."""
         return Preview(
-            sources=tuple(sources),
+            sources=tuple(sources[:MAX_SOURCES]),
             rows=self.rows,
             samples=self.samples,
             bad_rows=dict(self.bad.most_common(8)),

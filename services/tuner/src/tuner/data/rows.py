@@ -128,19 +128,32 @@ def _jsonl(file: IO[bytes]) -> Iterator[Row | BadRow]:
 def _csv(file: IO[bytes], delimiter: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(MAX_LINE)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-    reader = csv.reader(text, delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    header = _header(reader)
     while True:
+        why, before = "", reader.line_num
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(f"not valid CSV: {error}")
-            continue
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            yield BadRow(f"{len(cells)} cells where the header has {len(header)}")
-        else:
+            cells, why = [], f"not valid CSV: {error}"
+        if cells and len(cells) != len(header):
+            why = f"{len(cells)} cells where the header has {len(header)}"
+        if why:
+            # A quotation mark without its end takes the lines below along: each of them is a row that is lost.
+            yield from [BadRow(why)] * (reader.line_num - before)
+        elif cells:
             yield dict(zip(header, cells, strict=True))
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    """The names of the columns. Raises UnreadableError."""
+    try:
+        names = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise UnreadableError(f"the header of its CSV cannot be read: {error}") from error
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise UnreadableError(f"its CSV has the column {twice!r} twice: rename one")
+    return names

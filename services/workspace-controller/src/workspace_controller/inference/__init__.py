@@ -6,6 +6,7 @@ from kaito_api.workspace import Workspace
 from workspace_controller.inference.access import access, registry_secrets
 from workspace_controller.inference.networkpolicy import network_policy
 from workspace_controller.inference.pod import pod_template
+from workspace_controller.inference.registry_ca import config_map, trusting
 from workspace_controller.inference.service import headless_service, service
 from workspace_controller.inference.statefulset import statefulset
 from workspace_controller.inference.template import user_template
@@ -27,11 +28,13 @@ def plan_inference(
     settings: Settings,
     *,
     revision: int = 0,
+    registry_ca: str = "",
 ) -> tuple[Manifest, ...]:
     """Plan the workload of an inference Workspace that validation found good.
 
-    In this order: ServiceAccount, Role, RoleBinding (presets), NetworkPolicy (presets on several nodes), headless Service
-    (several nodes), Service, StatefulSet. All are owned by the Workspace. `revision` above 0 is written on the
+    In this order: ServiceAccount, Role, RoleBinding (presets), ConfigMap (where the operator gives `registry_ca`, the
+    authorities of private registries, and the pod speaks to a registry), NetworkPolicy (presets on several nodes), headless
+    Service (several nodes), Service, StatefulSet. All are owned by the Workspace. `revision` above 0 is written on the
     StatefulSet, outside the pod template. Nothing is planned (an empty tuple) while the GPUs of the user's nodes are not
     known: what runs stays as it is.
     """
@@ -48,6 +51,9 @@ def plan_inference(
         return ()
     weights = plan_weights(workspace, sizing.preset, settings, options)
     template = pod_template(workspace, config, sizing, settings, options, weights)
+    trust: tuple[Manifest, ...] = ()
+    if registry_ca and (weights.source.startswith("oci://") or sizing.lora.slots):  # adapters may come at any time
+        template, trust = trusting(template, workspace), (config_map(workspace, registry_ca),)
     fence = (network_policy(workspace),) if nodes > 1 else ()
     rights = access(workspace, pod_names(workspace.metadata.name, nodes), registry_secrets(inference, weights))
-    return (*rights, *fence, *group, front, statefulset(workspace, template, nodes, revision))
+    return (*rights, *trust, *fence, *group, front, statefulset(workspace, template, nodes, revision))

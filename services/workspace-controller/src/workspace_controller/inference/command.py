@@ -25,7 +25,11 @@ _PROGRAM: Final = "model-server"
 
 
 def fetch_command(
-    workspace: Workspace, weights: Weights, max_rank: int = 0, plain_http_hosts: Iterable[str] = ()
+    workspace: Workspace,
+    weights: Weights,
+    max_rank: int = 0,
+    plain_http_hosts: Iterable[str] = (),
+    trusted_realms: Iterable[str] = (),
 ) -> list[str]:
     """Return the command of the init container that pulls the weights.
 
@@ -33,6 +37,7 @@ def fetch_command(
     """
     command = [_PROGRAM, "fetch", weights.source, "--to", MOUNT_PATH, "--workspace", str(workspace.metadata.key)]
     command += _repeated("--plain-http", sorted({*weights.plain_http_hosts, *plain_http_hosts}))
+    command += _repeated("--trust-realm", sorted(trusted_realms))
     if max_rank:
         command += ["--max-lora-rank", str(max_rank)]
     return command + _repeated("--pull-secret", weights.pull_secrets)
@@ -52,6 +57,7 @@ def serve_command(
     command += ["--dtype-bound", sizing.engine.dtype_bound, "--architecture", sizing.preset.architecture]
     command += ["--drain-seconds", str(DRAIN_SECONDS)]
     command += _repeated("--plain-http", sorted(settings.plain_http_hosts))
+    command += _repeated("--trust-realm", sorted(settings.trusted_realms))
     if volume_adapters:
         command += ["--adapters-dir", ADAPTERS_MOUNT]
     if options.api_key_secret:

@@ -119,7 +119,11 @@ def _fetcher(workspace: Workspace, sizing: Sizing, settings: Settings, weights: 
         "image": engine_image(sizing.engine, settings.engine_images),
         "imagePullPolicy": "IfNotPresent",
         "command": fetch_command(
-            workspace, weights, sizing.lora.rank if sizing.lora.slots else 0, settings.plain_http_hosts
+            workspace,
+            weights,
+            sizing.lora.rank if sizing.lora.slots else 0,
+            settings.plain_http_hosts,
+            settings.trusted_realms,
         ),
         "env": sorted(env, key=lambda entry: str(entry["name"])),
         "resources": {"requests": FETCH_REQUESTS},

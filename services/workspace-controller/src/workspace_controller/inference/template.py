@@ -15,7 +15,7 @@ def user_template(workspace: Workspace, sizing: Sizing) -> dict[str, Any]:
     """Return inference.template with the Workspace's labels, node affinity and tolerations added."""
     assert workspace.inference is not None
     template = copy.deepcopy(workspace.inference.template or {})
-    metadata = template.setdefault("metadata", {})
+    template["metadata"] = metadata = template.get("metadata") or {}
     metadata["labels"] = dict(sorted(((metadata.get("labels") or {}) | pod_labels(workspace)).items()))
     spec = template.setdefault("spec", {})
     spec["affinity"] = _merged_affinity(spec.get("affinity") or {}, node_requirements(workspace, sizing))

@@ -119,9 +119,10 @@ def _state(reported: AdapterReport, spec: AdapterSpec) -> AdapterState:
 
 def _number(strength: str) -> Decimal | None:
     try:
-        return Decimal(strength or "1")
+        number = Decimal(strength or "1")
     except InvalidOperation:
         return None
+    return number if number.is_finite() else None
 
 
 def _leaving(name: str, reports: Reports) -> AdapterStatus:

@@ -31,6 +31,7 @@ from workspace_controller.status.keys import key_wait
 from workspace_controller.status.phases import time_phases
 from workspace_controller.status.resource import ResourceFindings, judge_resources, obstructed
 from workspace_controller.status.tuning import fold_tuning, scene
+from workspace_controller.status.unmade import unmade
 from workspace_controller.tuning.run import Run
 
 _ERROR_LIMIT: Final = 1024
@@ -61,14 +62,21 @@ def compose(situation: Situation, now: datetime) -> WorkspaceStatus:
     return _inference(situation, now)
 
 
-def with_error(status: WorkspaceStatus, error: str, reason: str, generation: int, now: datetime) -> WorkspaceStatus:
-    """Return `status` whose WorkspaceSucceeded is False for `reason` and ends with what failed."""
-    old = find_condition(status.conditions, WorkspaceCondition.SUCCEEDED)
-    told = "" if old is None or old.status == Status.TRUE else old.message
+def with_error(  # noqa: PLR0917 - what is planned and what stands, the error, then when
+    status: WorkspaceStatus, stored: WorkspaceStatus, error: str, reason: str, generation: int, now: datetime
+) -> WorkspaceStatus:
+    """Return `status` whose WorkspaceSucceeded is False for `reason` and ends with what failed.
+
+    It turned False when the `stored` one did: an error that is met again is no news.
+    """
+    planned = find_condition(status.conditions, WorkspaceCondition.SUCCEEDED)
+    told = "" if planned is None or planned.status == Status.TRUE else planned.message
     suffix = cut(f"(last reconcile error: {' '.join(error.split())})", _ERROR_LIMIT)
     failed = Finding(ok=False, reason=reason, message=f"{told} {suffix}".strip())
     condition = failed.condition(WorkspaceCondition.SUCCEEDED, generation)
-    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, condition, now))
+    known = find_condition(stored.conditions, WorkspaceCondition.SUCCEEDED)
+    conditions = [known if each is planned and known is not None else each for each in status.conditions]
+    return msgspec.structs.replace(status, conditions=set_condition(conditions, condition, now))
 
 
 def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
@@ -86,6 +94,9 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
     wait = key_wait(workspace, observed.pods)
     if wait is not None and inference.reason == Reason.INFERENCE_PENDING and not wait.seconds_left(now):
         inference = wait.finding()
+    lacking = unmade(workspace, statefulset, observed.pods)
+    if lacking is not None and inference.reason == Reason.INFERENCE_PENDING and not lacking.seconds_left(now):
+        inference = lacking.finding()
     plan = situation.plan or stored.plan
     adapters = fold_adapters(
         specs, observed.pods, spans_nodes=plan is not None and plan.nodes > 1, checks=observed.adapter_checks
@@ -132,6 +143,9 @@ def _tuning(situation: Situation, now: datetime) -> WorkspaceStatus:
     plan = situation.plan or stored.plan
     cost = plan.cost if plan is not None else None
     found = judge_job(run, seen, tuning, failure, resource, situation.obstacle, cost)
+    lacking = unmade(workspace, run.job, observed.pods)
+    if lacking is not None and not found.started.ok and not lacking.seconds_left(now):
+        found = found.without_pod(lacking.finding())
     findings: dict[WorkspaceCondition, Finding | None] = {}
     if resources is not None or run.job is None:
         findings[WorkspaceCondition.NODE_CLAIM_READY] = resources.claims if resources is not None else None

@@ -20,6 +20,12 @@ class JobFindings(msgspec.Struct, frozen=True, kw_only=True):
     succeeded: Finding
     state: WorkspaceState
 
+    def without_pod(self, why: Finding) -> JobFindings:
+        """Return these findings of a Job that makes no pod; an obstacle is told before that."""
+        pending = self.succeeded.reason == Reason.PENDING
+        succeeded = Finding(ok=False, reason=Reason.PENDING, message=why.message) if pending else self.succeeded
+        return JobFindings(started=why, succeeded=succeeded, state=self.state)
+
 
 def judge_job(  # noqa: PLR0917 - the run, its pod, then what was made of them, then what surrounds it
     run: Run,

@@ -21,6 +21,7 @@ from workspace_controller.tuning.steps import CHECK, DATA, PACKAGER, TUNER, WEIG
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MESSAGE_LIMIT: Final = 1024
+_OURS: Final = frozenset({CHECK, WEIGHTS, DATA, TUNER, PACKAGER})
 _BEFORE: Final = {CHECK: TuningState.CHECKING, WEIGHTS: TuningState.FETCHING, DATA: TuningState.FETCHING}
 _OF_TUNER: Final = frozenset(
     {TuningState.FETCHING, TuningState.CHECKING, TuningState.TRAINING, TuningState.SAVING, TuningState.DONE}
@@ -54,7 +55,9 @@ def scene(job: Job | None, pods: Sequence[Pod]) -> Scene:
     statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     begun = [each for each in statuses if each.state.running is not None or each.state.terminated is not None]
     reports = {each.name: said for each in statuses if (said := _said(pod, each)) is not None}
-    return Scene(pod=pod, active=begun[-1].name if begun else "", reports=reports)
+    # A mesh or an agent may have put containers of its own beside ours.
+    telling = [each for each in begun if each.name in _OURS] or begun
+    return Scene(pod=pod, active=telling[-1].name if telling else "", reports=reports)
 
 
 def fold_tuning(

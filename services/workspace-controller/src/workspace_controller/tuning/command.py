@@ -40,7 +40,8 @@ def push_command(workspace: Workspace, sizing: Sizing, settings: Settings, optio
     hold = settings.tuning.push_hold_seconds if options.push_hold_seconds is None else options.push_hold_seconds
     command = ["adapter-packager", "push", RESULTS_MOUNT, _output_image(workspace)]
     command += _packager_flags(workspace, settings, PACKAGER)
-    return [*command, "--hold", str(hold), "--base-model", sizing.preset.name, *_sign_flags(options)]
+    command += ["--hold", str(hold), "--base-model", sizing.preset.name, "--metrics-port", str(METRICS_PORT)]
+    return [*command, *_sign_flags(options)]
 
 
 def data_command(workspace: Workspace, settings: Settings) -> list[str]:
@@ -51,6 +52,7 @@ def data_command(workspace: Workspace, settings: Settings) -> list[str]:
     command = ["model-server", "fetch", f"oci://{image}#{DATA_PATH}", "--data", "--to", DATA_MOUNT]
     command += ["--workspace", str(workspace.metadata.key)]
     command += _repeated("--plain-http", sorted(settings.plain_http_hosts & {image.partition("/")[0]}))
+    command += _repeated("--trust-realm", sorted(settings.trusted_realms))
     return command + _repeated("--pull-secret", sorted(set(workspace.tuning.input.image_pull_secrets)))
 
 
@@ -76,6 +78,7 @@ def tuner_command(workspace: Workspace, sizing: Sizing, settings: Settings, opti
         command += ["--checkpoint-image", checkpoint, "--checkpoint-secret", tuning.output.image_push_secret]
         plain = settings.plain_http_hosts & {checkpoint.partition("/")[0]}
         command += _repeated("--plain-http-registry", sorted(plain))
+        command += _repeated("--trust-realm", sorted(settings.trusted_realms))
     command += ["--processes", str(processes(sizing)), "--grace-seconds", str(CHECKPOINT_SECONDS)]
     command += ["--metrics-port", str(METRICS_PORT)]
     return [*command, "--dry-run"] if options.dry_run else command
@@ -94,7 +97,7 @@ def _packager_flags(workspace: Workspace, settings: Settings, container: str) ->
     host = _output_image(workspace).partition("/")[0]
     secret = ["--push-secret", workspace.tuning.output.image_push_secret, "--push-secret-folder", SECRET_MOUNT]
     plain = _repeated("--plain-http", sorted(settings.plain_http_hosts & {host}))
-    return [*secret, "--container", container, *plain]
+    return [*secret, "--container", container, *plain, *_repeated("--trust-realm", sorted(settings.trusted_realms))]
 
 
 def _sign_flags(options: Options) -> list[str]:

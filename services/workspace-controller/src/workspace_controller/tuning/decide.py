@@ -22,6 +22,7 @@ from workspace_controller.bookkeeping import (
     old_revisions,
     renumbered,
     revision_annotations,
+    soonest,
 )
 from workspace_controller.catalog import Catalog
 from workspace_controller.children import plan_children
@@ -36,6 +37,8 @@ from workspace_controller.settings import ClaimApi, Settings
 from workspace_controller.sizing import plan_status
 from workspace_controller.status import Situation, compose
 from workspace_controller.status.resource import judge_resources
+from workspace_controller.status.unmade import unmade
+from workspace_controller.trial import trials
 from workspace_controller.tuning import plan_tuning
 from workspace_controller.tuning.run import Run, present_run
 from workspace_controller.validation import validate
@@ -56,12 +59,20 @@ def decide_tuning(observed: Observed, catalog: Catalog, settings: Settings, now:
     sizing = verdict.sizing
     if sizing is None:
         return _obstructed(Situation(observed=observed, obstacle=obstacle, run=run.kept), settings, now)
-    nodes = plan_nodes(observed.workspace, observed.nodes, observed.claims, sizing, settings, now)
+    nodes = plan_nodes(
+        observed.workspace, observed.nodes, observed.claims, sizing, settings, now, busy=observed.busy_nodes
+    )
     history = plan_revision(observed.workspace, observed.revisions)
     desired = tuple(
         stamped(manifest)
         for manifest in plan_tuning(
-            observed.workspace, observed.config, sizing, settings, run=run.name, revision=history.number
+            observed.workspace,
+            observed.config,
+            sizing,
+            settings,
+            run=run.name,
+            revision=history.number,
+            registry_ca=observed.registry_ca,
         )
     )
     obstacle = obstacle or taken_name(observed, desired)
@@ -91,14 +102,21 @@ def _proceed(
         deletes=(*nodes.deletes, *children.deletes, *_replaced(run), *old_revisions(history)),
         creates=children.creates,
         patches=children.patches + renumbered(history),
+        trials=() if run.job is not None else trials(observed.workspace, desired, nodes.creates),
         claims=nodes.creates,
         applies=jobs,
         history=(history.create,) if history.create is not None and stands_or_comes else (),
         status=news(observed, status),
         notices=(*claim_notices(nodes), *_notices(observed.workspace.status, status)),
-        requeue_after=nodes.requeue_after,
+        requeue_after=soonest(nodes.requeue_after, _patience(observed, run, now)),
         blocked_on="" if ready else resources.resource.reason,
     )
+
+
+def _patience(observed: Observed, run: Run, now: datetime) -> float | None:
+    """Return when a Job without a pod has been so for long enough to be told; no event says so."""
+    lacking = unmade(observed.workspace, run.job, observed.pods)
+    return (lacking.seconds_left(now) or None) if lacking is not None else None
 
 
 def _obstructed(situation: Situation, settings: Settings, now: datetime) -> Decision:

@@ -12,12 +12,12 @@ from kaito_api.conditions import Reason
 from workspace_controller.tuning.steps import CHECK, DATA, PACKAGER, TUNER, WEIGHTS
 
 PERMANENT: Final[dict[str, tuple[int, ...]]] = {
-    CHECK: (64, 65, 66, 67, 72, 73, 74, 75),
+    CHECK: (64, 65, 66, 67, 72, 73, 74, 75, 76),
     WEIGHTS: (64, 65, 66, 67, 72, 73),
     DATA: (64, 65, 66, 67, 72, 73),
     TUNER: (64, 65, 66, 67, 70, 71, 73, 74, 75),
     # 69 as well: the registry was away for all of push-hold, and the node is not held any longer.
-    PACKAGER: (64, 65, 66, 67, 69, 72, 73, 74, 75),
+    PACKAGER: (64, 65, 66, 67, 69, 72, 73, 74, 75, 76),
 }
 """Codes after which the same pod again would fail again."""
 
@@ -29,6 +29,7 @@ REASONS: Final[dict[str, dict[int, Reason]]] = {
         72: Reason.ACCESS_DENIED,
         73: Reason.PUSH_FAILED,
         75: Reason.SIGNING_KEY_INVALID,
+        76: Reason.REGISTRY_UNTRUSTED,
     },
     DATA: {
         64: Reason.DATA_INVALID,
@@ -61,6 +62,7 @@ REASONS: Final[dict[str, dict[int, Reason]]] = {
         73: Reason.PUSH_FAILED,
         74: Reason.DISK_FULL,
         75: Reason.PUSH_FAILED,
+        76: Reason.PUSH_FAILED,
     },
 }
 """What a code means where the container is none of the model server's image that serves."""

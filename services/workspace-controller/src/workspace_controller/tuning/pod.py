@@ -29,6 +29,7 @@ from workspace_controller.tuning.config import digest
 from workspace_controller.tuning.volumes import volumes
 
 CONFIG_HASH = "kaito.sh/config-hash"
+_METRICS = {"name": "metrics", "containerPort": steps.METRICS_PORT, "protocol": "TCP"}
 _SECRET_MOUNT = {"name": "push-secret", "mountPath": steps.SECRET_MOUNT, "readOnly": True}
 _KEY_MOUNT = {"name": "signing-key", "mountPath": steps.KEY_MOUNT, "readOnly": True}
 
@@ -74,6 +75,12 @@ def pushes(workspace: Workspace) -> bool:
     return tuning is not None and tuning.output is not None and bool(tuning.output.image)
 
 
+def brings_image(workspace: Workspace) -> bool:
+    """Whether the data come out of a registry."""
+    tuning = workspace.tuning
+    return tuning is not None and tuning.input is not None and bool(tuning.input.image)
+
+
 def readable_secrets(workspace: Workspace, weights: Weights, settings: Settings, options: Options) -> tuple[str, ...]:
     """Return the names of the Secrets that the pod reads over the API, sorted: to pull weights and data, to keep checkpoints."""
     tuning = workspace.tuning
@@ -113,7 +120,9 @@ def _check(workspace: Workspace, settings: Settings, options: Options) -> dict[s
 def _weights(workspace: Workspace, sizing: Sizing, settings: Settings, weights: Weights) -> dict[str, Any]:
     assert sizing.engine is not None
     container = _container(
-        steps.WEIGHTS, engine_image(sizing.engine, settings.engine_images), fetch_command(workspace, weights)
+        steps.WEIGHTS,
+        engine_image(sizing.engine, settings.engine_images),
+        fetch_command(workspace, weights, trusted_realms=settings.trusted_realms),
     )
     if weights.token_secret:
         reference = {"name": weights.token_secret, "key": "HF_TOKEN"}
@@ -162,7 +171,7 @@ def _tuner(
         mounts.append({"name": "config", "mountPath": steps.CONFIG_MOUNT, "readOnly": True})
     return container | {
         "env": sorted(env, key=lambda entry: str(entry["name"])),
-        "ports": [{"name": "metrics", "containerPort": steps.METRICS_PORT, "protocol": "TCP"}],
+        "ports": [_METRICS],
         "resources": resources.tuner_resources(sizing, weights, settings),
         "volumeMounts": sorted(mounts, key=lambda mount: str(mount["mountPath"])),
     }
@@ -172,7 +181,8 @@ def _packager(workspace: Workspace, sizing: Sizing, settings: Settings, options:
     words = command.push_command(workspace, sizing, settings, options)
     mounts = [{"name": "results", "mountPath": steps.RESULTS_MOUNT, "readOnly": True}, TMP_MOUNT]
     container = _container(steps.PACKAGER, settings.tuning.packager_image, words)
-    return container | {"resources": resources.PACKAGER, "volumeMounts": [*mounts, *_secret_mounts(options)]}
+    mounts += _secret_mounts(options)
+    return container | {"ports": [_METRICS], "resources": resources.PACKAGER, "volumeMounts": mounts}
 
 
 def _secret_mounts(options: Options) -> list[dict[str, Any]]:

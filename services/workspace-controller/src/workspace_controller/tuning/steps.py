@@ -25,7 +25,7 @@ DATA_PATH: Final = "data"
 """Folder of a data image's file system, as in KAITO."""
 
 METRICS_PORT: Final = 5000
-"""Where the tuner serves /metrics while it works (KAITO's port)."""
+"""Where the tuner and after it the packager serve /metrics while they work (KAITO's port): one page of the pod at any time."""
 GRACE_SECONDS: Final = 120
 """terminationGracePeriodSeconds of the pod: time for a checkpoint."""
 CHECKPOINT_SECONDS: Final = 100

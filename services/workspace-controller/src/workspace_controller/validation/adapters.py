@@ -49,6 +49,11 @@ def is_image(reference: str) -> bool:
     return _REFERENCE.fullmatch(reference) is not None
 
 
+def no_image(reference: str) -> str:
+    """Return what is told about a text that can name no image."""
+    return f"{reference!r} is not an image reference: write REGISTRY/REPOSITORY:TAG, the repository in lower case"
+
+
 def _name_errors(path: str, name: str, served_name: str) -> list[FieldError]:
     if not name:
         return [invalid(path, "is missing: requests name the adapter by it")]
@@ -66,12 +71,7 @@ def _source_errors(path: str, source: DataSource) -> list[FieldError]:
     if len(given) != 1:
         return [invalid(path, "needs exactly one of image and volumeSource, has " + (" and ".join(given) or "neither"))]
     if source.image and not is_image(source.image):
-        return [
-            invalid(
-                f"{path}.image",
-                f"{source.image!r} is not an image reference: write REGISTRY/REPOSITORY:TAG, the repository in lower case",
-            )
-        ]
+        return [invalid(f"{path}.image", no_image(source.image))]
     return []
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kaito_api.conditions import Reason
+from kaito_api.suggestions import did_you_mean
 from workspace_controller.inference_config import CONFIG_KEY, ConfigSource, InferenceConfig, parse_config
 from workspace_controller.presets import Preset
-from workspace_controller.suggestions import did_you_mean
 from workspace_controller.validation.verdict import FieldError
 
 _PATH = "inference.config"

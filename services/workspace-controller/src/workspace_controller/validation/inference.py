@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from kaito_api import labels
 from kaito_api.conditions import Reason
+from kaito_api.suggestions import did_you_mean
 from kaito_api.workspace import AccessMode, InferenceSpec, PresetSpec
 from workspace_controller.catalog import Catalog
 from workspace_controller.options import WEIGHTS_CLAIM, Options
 from workspace_controller.settings import Settings
-from workspace_controller.suggestions import did_you_mean
-from workspace_controller.validation.adapters import adapter_errors
+from workspace_controller.validation.adapters import adapter_errors, is_image, no_image
+from workspace_controller.validation.template import shape_errors
 from workspace_controller.validation.verdict import FieldError, invalid
 
 
@@ -53,15 +54,17 @@ def inference_errors(
 
 
 def preset_errors(path: str, wanted: PresetSpec, catalog: Catalog) -> list[FieldError]:
-    """Judge the name of a preset."""
+    """Judge the name of a preset, and the image that its weights shall come from."""
+    image = wanted.preset_options.image
+    errors = [] if not image or is_image(image) else [invalid(f"{path}.presetOptions.image", no_image(image))]
     if catalog.preset(wanted.name) is not None:
-        return []
+        return errors
     names = catalog.preset_names()
     known = {name for preset in catalog.presets for name in preset.names}
     message = (
         f"{wanted.name!r} is not in the catalog{did_you_mean(wanted.name, known)}; known presets: {', '.join(names)}"
     )
-    return [FieldError(path=f"{path}.name", reason=Reason.PRESET_UNKNOWN, message=message)]
+    return [FieldError(path=f"{path}.name", reason=Reason.PRESET_UNKNOWN, message=message), *errors]
 
 
 def preset_warnings(path: str, preset: PresetSpec | None) -> list[str]:
@@ -84,10 +87,7 @@ def _template_errors(inference: InferenceSpec, settings: Settings, options: Opti
         errors.append(
             invalid("inference.template", "pod templates are switched off on this cluster: use inference.preset")
         )
-    spec = (inference.template or {}).get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    if not isinstance(containers, list) or not containers:
-        errors.append(invalid("inference.template.spec.containers", "is empty: name at least one container"))
+    errors += shape_errors(inference.template or {})
     if inference.adapters:
         errors.append(
             invalid("inference.adapters", "work with presets only: remove them, or load them in your own container")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from kaito_api import labels
 from kaito_api.conditions import Reason
+from kaito_api.suggestions import did_you_mean
 from kaito_api.workspace import Workspace
 from workspace_controller.catalog import Catalog
 from workspace_controller.options import Options
 from workspace_controller.selector import SelectorError, node_labels, plain_labels
-from workspace_controller.suggestions import did_you_mean
 from workspace_controller.validation.verdict import FieldError, invalid
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from kaito_api.conditions import Reason
+from kaito_api.config_text import TRAINING_CHARACTERS, read_config
+from kaito_api.suggestions import did_you_mean
 from kaito_api.workspace import TuningMethod
-from workspace_controller.config_text import read_config
 from workspace_controller.inference_config import ConfigSource
-from workspace_controller.suggestions import did_you_mean
 from workspace_controller.tuning.config import CONFIG_KEY
 from workspace_controller.validation.verdict import FieldError
 
@@ -25,7 +25,6 @@ SECTIONS: Final = (
     "DataCollator",
 )
 _PATH: Final = "tuning.config"
-_MAX_CHARACTERS: Final = 256 * 1024
 _TRUE: Final = (True, "true", "True", "yes")
 
 
@@ -46,7 +45,7 @@ def judge_training_config(name: str, source: ConfigSource | None, method: str) -
 
 def _problems(text: str, method: str) -> list[str]:
     try:
-        content = read_config(text, most=_MAX_CHARACTERS)
+        content = read_config(text, most=TRAINING_CHARACTERS)
     except ValueError as error:
         return [str(error)]
     if not isinstance(content, dict) or ROOT not in content:

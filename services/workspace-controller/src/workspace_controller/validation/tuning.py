@@ -12,11 +12,10 @@ from workspace_controller.catalog import Catalog
 from workspace_controller.options import Options
 from workspace_controller.settings import Settings
 from workspace_controller.tuning.checkpoints import checkpoint_tag
-from workspace_controller.validation.adapters import is_image
+from workspace_controller.validation.adapters import is_image, no_image
 from workspace_controller.validation.inference import preset_errors
 from workspace_controller.validation.verdict import FieldError, invalid
 
-_WRITE: Final = "write REGISTRY/REPOSITORY:TAG, the repository in lower case"
 _PORTS: Final = {"https": 443, "http": 80}
 _PIN: Final = re.compile(r"sha256=[0-9a-fA-F]{64}")
 
@@ -47,7 +46,7 @@ def _input_errors(source: DataSource | None, settings: Settings) -> list[FieldEr
         if (problem := _url_problem(url, settings))
     ]
     if source.image and not is_image(source.image):
-        errors.append(invalid("tuning.input.image", f"{source.image!r} is not an image reference: {_WRITE}"))
+        errors.append(invalid("tuning.input.image", no_image(source.image)))
     return errors + _volume_errors("tuning.input.volumeSource", source.volume_source, settings)
 
 
@@ -78,7 +77,7 @@ def _output_errors(output: DataDestination | None, settings: Settings) -> list[F
     if not output.image:
         return errors
     if not is_image(output.image):
-        errors.append(invalid("tuning.output.image", f"{output.image!r} is not an image reference: {_WRITE}"))
+        errors.append(invalid("tuning.output.image", no_image(output.image)))
     elif "@" in output.image:
         errors.append(invalid("tuning.output.image", "names a digest, which nobody knows before the push: name a tag"))
     elif (

@@ -34,6 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {{ printf "--preset-registry=%s" .presetRegistry | quote }}
 - {{ printf "--image-registry=%s" (.imageRegistry | default "") | quote }}
 - {{ printf "--plain-http-hosts=%s" (join "," .plainHttpHosts) | quote }}
+- {{ printf "--trusted-realms=%s" (join "," .trustedRealms) | quote }}
 - {{ printf "--weights-from=%s" .weightsFrom | quote }}
 - {{ printf "--engine-images=%s" (join "," $images) | quote }}
 - {{ printf "--engine-override=%s" .engineOverride | quote }}

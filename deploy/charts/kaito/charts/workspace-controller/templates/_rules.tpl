@@ -5,7 +5,8 @@
 {{- range $root.Files.Get "permissions.yaml" | fromYamlArray }}
 {{- $claims := or (not .claimApi) (eq (.claimApi | default "") $root.Values.settings.claimApi) }}
 {{- $webhook := or (not .webhook) (and $root.Values.webhook.enabled (eq (.webhook | default "") $root.Values.webhook.certificates)) }}
-{{- if and (eq .scope $scope) $claims $webhook }}
+{{- $trust := or (not .registryCA) ($root.Values.global.registryCA).configMap }}
+{{- if and (eq .scope $scope) $claims $webhook $trust }}
 # {{ .why | trim }}
 - apiGroups: {{ toJson .apiGroups }}
   resources: {{ toJson .resources }}

@@ -1,6 +1,7 @@
-"""Reads the YAML of a user's ConfigMap: whoever may write one must not be able to stop the controller with it.
+"""Reads the YAML of a user's ConfigMap: whoever may write one must not be able to stop its reader with it.
 
 YAML 1.2 lets a few hundred bytes of aliases stand for gigabytes, and nesting or one number can exceed what the interpreter bears.
+The controller, which judges a file before a node is bought, and the pod that obeys it read it alike.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from typing import Any, Final
 
 import yaml
 
+INFERENCE_CHARACTERS: Final = 64 * 1024
+"""The longest `inference_config.yaml` that is read."""
+TRAINING_CHARACTERS: Final = 256 * 1024
+"""The longest `training_config.yaml` that is read."""
 _DEPTH: Final = 32
 _NUMBER: Final = 32
 """Characters of the longest number that is read as one."""
