@@ -85,6 +85,11 @@ class StagedNodes:
         await asyncio.gather(*(one(name, provider_id) for name, provider_id in waiting.items()))
 
 
+def bare_machine(name: str) -> MachineSpec:
+    """A machine of no pool."""
+    return MachineSpec(node_name=name, pool="", provider_id=f"azure:///{name}", vm_size="")
+
+
 def status(*, ready: bool) -> dict[str, Any]:
     """A Node's status, as kubelet and a device plugin write it."""
     condition = {
@@ -159,6 +164,10 @@ async def main(kubeconfig: str, folder: str, seconds: float) -> None:
                     await nodes.all_ready()
                 elif command in ("at-once", "later"):
                     nodes.at_once = command == "at-once"
+                elif command.startswith("nodes "):
+                    await asyncio.gather(*(nodes.start(bare_machine(name)) for name in command.split()[1:]))
+                elif command.startswith("no nodes "):
+                    await asyncio.gather(*(nodes.stop(name) for name in command.split()[2:]))
                 tell(answer(arm, nodes))
 
 

@@ -44,17 +44,7 @@ def settings(arm: ArmStandIn, folder: Path, *, shared: bool) -> Settings:
     """As shipped, but for the stand-in's address, and the listing which runs on the fast clock."""
     assertion = folder / "assertion"
     assertion.write_text("x")
-    azure = AzureSettings(
-        subscription_id=arm.identity.subscription,
-        resource_group=arm.identity.resource_group,
-        cluster_name=arm.identity.cluster,
-        tenant_id=arm.identity.tenant,
-        client_id="client",
-        federated_token_file=str(assertion),
-        endpoint=arm.url,
-        authority=arm.url.replace("127.0.0.1", "localhost"),
-        ca_file=str(arm.certificate),
-    )
+    azure = AzureSettings(**arm.settings(), federated_token_file=str(assertion))
     return Settings(azure=azure, shared_pools=shared, leader_elect=False, health_port=0, metrics_port=0)
 
 
