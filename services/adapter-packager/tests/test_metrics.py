@@ -187,10 +187,10 @@ async def test_the_page_of_a_push_that_is_held_and_then_slow(make_adapter: MakeA
 
         async def sent() -> Samples | None:
             found = await scrape(session, port)
-            return found if found.get("pushed_bytes_total") else None
+            return found if found and found["pushed_bytes_total"] == found.get("image_bytes") else None
 
         late = await eventually(sent, timeout=60)
-        assert late["pushed_bytes_total"] == late["image_bytes"]
+        assert late["pushed_bytes_total"] > 10_000
         assert late["phase_seconds_total push"] > 0
         await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0
