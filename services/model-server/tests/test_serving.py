@@ -183,7 +183,9 @@ def test_unknown_models_are_404_and_reach_no_resolver(server: ServerProcess, cli
     assert "resolve" not in server.log.read_text().split("Application startup complete")[-1].lower()
 
 
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc", "/sleep"])
+@pytest.mark.parametrize(
+    "path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc", "/sleep", "/scale_elastic_ep"]
+)
 def test_routes_that_change_the_engine_are_absent(server: ServerProcess, path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.request("POST", path, "{}", {"content-type": "application/json"})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _APP: Final = ("vllm.entrypoints.launchers.app", "vllm.entrypoints.openai.api_server")
 _APP_STATE: Final = ("vllm.entrypoints.launchers.api_server.app_state", "vllm.entrypoints.openai.api_server")
+_OPERATORS_ROUTES: Final = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep"})
+"""They change how many engines there are, on every server that generates; a client of a model has no business there."""
 _CLI: Final = (
     "vllm.entrypoints.launchers.cli_args",
     "vllm.entrypoints.common.cli_args",
@@ -145,6 +147,7 @@ async def build_app(engine: EngineClient, namespace: argparse.Namespace, models_
         setattr(state_module, "OpenAIServingModels", models_class)  # noqa: B010 - mypy sees a module without it
     tasks = await engine.get_supported_tasks()
     app: FastAPI = app_module.build_app(namespace, tasks, engine.model_config)
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in _OPERATORS_ROUTES]
     await state_module.init_app_state(engine, app.state, namespace, tasks)
     return app
 
