@@ -14,7 +14,6 @@ ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the LM head; its own table knows neither phi3 nor qwen3_moe."""
 DEFAULT_RANK: Final = 16
 DEFAULT_TRAIN_SHARE: Final = 0.95
-DEFAULT_BAD_ROWS: Final = 0.01
 _DTYPES: Final = ("bfloat16", "float16", "float32", "auto")
 
 
