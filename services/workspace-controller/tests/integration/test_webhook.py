@@ -72,17 +72,17 @@ async def test_the_apiserver_asks_and_renewed_certificates_are_served(
     write_certificate(first, tmp_path)
     key = Key("", f"kaito-{cluster.namespace}")
     async with run_controller(webhook_port=port, webhook_certificates=tmp_path):
-        await eventually(lambda: listens(port))
+        await eventually(lambda: listens(port), timeout=60)
         await cluster.client.create(CONFIGURATIONS, configuration(port, first, cluster.namespace))
         try:
-            refusal = await eventually(lambda: refused(cluster, MANIFEST))
+            refusal = await eventually(lambda: refused(cluster, MANIFEST), timeout=60)
             assert "inference.preset.name" in refusal
             assert "did you mean" in refusal
             write_certificate(second, tmp_path)
             renewed = configuration(port, second, cluster.namespace)
             await cluster.client.patch(CONFIGURATIONS, key, {"webhooks": renewed["webhooks"]})
             again = {**MANIFEST, "metadata": {"name": "phi-again"}}
-            await eventually(lambda: refused(cluster, again))
+            await eventually(lambda: refused(cluster, again), timeout=60)
             good = {**MANIFEST, "inference": {"preset": {"name": "phi-3-mini-4k-instruct"}}}
             assert isinstance(await cluster.apply(good), Workspace)
         finally:
