@@ -47,6 +47,7 @@ from workspace_controller.status import Situation, compose
 from workspace_controller.status.keys import key_wait
 from workspace_controller.status.resource import judge_resources
 from workspace_controller.status.unmade import unmade
+from workspace_controller.status.wait import next_telling
 from workspace_controller.trial import trials
 from workspace_controller.tuning.decide import decide_tuning
 from workspace_controller.validation import validate
@@ -123,8 +124,7 @@ def _obstructed(situation: Situation, now: datetime) -> Decision:
 def _patience(observed: Observed, now: datetime) -> float | None:
     """Return when what is waited for has taken long enough to be told: a pod's API keys, or the pod itself. No event says so."""
     workspace, pods = observed.workspace, observed.pods
-    waits = (key_wait(workspace, pods), unmade(workspace, observed.statefulset, pods))
-    return soonest(*((wait.seconds_left(now) or None) if wait is not None else None for wait in waits))
+    return next_telling(now, key_wait(workspace, pods), unmade(workspace, observed.statefulset, pods))
 
 
 def _plan_end(observed: Observed, settings: Settings, now: datetime) -> Decision:

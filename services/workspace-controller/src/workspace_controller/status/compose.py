@@ -91,12 +91,9 @@ def _inference(situation: Situation, now: datetime) -> WorkspaceStatus:
     inference = judge_inference(statefulset, target, observed.pods, observed.nodes, resource)
     if statefulset is None and situation.obstacle is not None and not situation.obstacle.field.startswith("resource"):
         inference = Finding(ok=False, reason=situation.obstacle.reason, message=situation.obstacle.message)
-    wait = key_wait(workspace, observed.pods)
-    if wait is not None and inference.reason == Reason.INFERENCE_PENDING and not wait.seconds_left(now):
-        inference = wait.finding()
-    lacking = unmade(workspace, statefulset, observed.pods)
-    if lacking is not None and inference.reason == Reason.INFERENCE_PENDING and not lacking.seconds_left(now):
-        inference = lacking.finding()
+    for wait in (key_wait(workspace, observed.pods), unmade(workspace, statefulset, observed.pods)):
+        if wait is not None and inference.reason == Reason.INFERENCE_PENDING and not wait.seconds_left(now):
+            inference = wait.finding()
     plan = situation.plan or stored.plan
     adapters = fold_adapters(
         specs, observed.pods, spans_nodes=plan is not None and plan.nodes > 1, checks=observed.adapter_checks

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-import msgspec
-
 from kaito_api import labels
 from kaito_api.conditions import Reason
 from kaito_api.core import Pod
@@ -19,23 +17,18 @@ from kaito_api.workspace import Workspace
 from workspace_controller.failures import cut
 from workspace_controller.options import read_options
 from workspace_controller.status.finding import Finding
+from workspace_controller.status.wait import Wait
 
 GRACE: Final = timedelta(seconds=20)
 """Mounting takes well under a second, making the pod's network a few."""
 
 
-class KeyWait(msgspec.Struct, frozen=True, kw_only=True):
+class KeyWait(Wait, frozen=True, kw_only=True):
     """A pod whose volumes are not mounted."""
 
     pod: str
     secret: str
     namespace: str
-    grace_ends: datetime
-    """From then on it is told."""
-
-    def seconds_left(self, now: datetime) -> float:
-        """Return for how long it is too early to say anything; 0 once it is told."""
-        return max(0.0, (self.grace_ends - now).total_seconds())
 
     def finding(self) -> Finding:
         """Return what InferenceReady says."""

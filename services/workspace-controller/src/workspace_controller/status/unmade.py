@@ -7,32 +7,25 @@ made within a moment, so what lasts is told.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
-
-import msgspec
 
 from kaito_api.conditions import Reason, WorkspaceCondition, find_condition
 from kaito_api.core import Job, Pod, StatefulSet
 from kaito_api.workspace import Workspace
 from workspace_controller.failures import cut
 from workspace_controller.status.finding import Finding
+from workspace_controller.status.wait import Wait
 
 GRACE: Final = timedelta(seconds=30)
 
 
-class Unmade(msgspec.Struct, frozen=True, kw_only=True):
+class Unmade(Wait, frozen=True, kw_only=True):
     """A workload without its pod."""
 
     kind: str
     name: str
     namespace: str
-    grace_ends: datetime
-    """From then on it is told."""
-
-    def seconds_left(self, now: datetime) -> float:
-        """Return for how long it is too early to say anything; 0 once it is told."""
-        return max(0.0, (self.grace_ends - now).total_seconds())
 
     def finding(self) -> Finding:
         """Return what the condition about the workload says."""

@@ -38,6 +38,7 @@ from workspace_controller.sizing import plan_status
 from workspace_controller.status import Situation, compose
 from workspace_controller.status.resource import judge_resources
 from workspace_controller.status.unmade import unmade
+from workspace_controller.status.wait import next_telling
 from workspace_controller.trial import trials
 from workspace_controller.tuning import plan_tuning
 from workspace_controller.tuning.run import Run, present_run
@@ -108,15 +109,11 @@ def _proceed(
         history=(history.create,) if history.create is not None and stands_or_comes else (),
         status=news(observed, status),
         notices=(*claim_notices(nodes), *_notices(observed.workspace.status, status)),
-        requeue_after=soonest(nodes.requeue_after, _patience(observed, run, now)),
+        requeue_after=soonest(
+            nodes.requeue_after, next_telling(now, unmade(observed.workspace, run.job, observed.pods))
+        ),
         blocked_on="" if ready else resources.resource.reason,
     )
-
-
-def _patience(observed: Observed, run: Run, now: datetime) -> float | None:
-    """Return when a Job without a pod has been so for long enough to be told; no event says so."""
-    lacking = unmade(observed.workspace, run.job, observed.pods)
-    return (lacking.seconds_left(now) or None) if lacking is not None else None
 
 
 def _obstructed(situation: Situation, settings: Settings, now: datetime) -> Decision:
