@@ -6,7 +6,7 @@ With $KAITO_TEST_STACK the stand-in is the container that `make test-compose` ru
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gpu_provisioner.cloud.azure import connect
 from gpu_provisioner.settings import AzureSettings, Settings
 from gpu_provisioner.wiring import Provisioner
 from kaito_api.conditions import find_condition
-from kaito_api.meta import Key
+from kaito_api.meta import Key, Resource
 from kaito_api.nodeclaim import NodeClaim
 from kaito_api.resources import EVENTS, MACHINES, NODECLAIMS, NODES
 from kaito_local.arm.bucket import TokenBucket
@@ -31,7 +31,7 @@ from kaito_local.compose.stack import running_stack
 from kaito_local.pytest_plugin import ApiServer
 from kubecore.client import Client
 from kubecore.config import load_config
-from kubecore.errors import NotFound
+from kubecore.errors import Conflict, NotFound
 from kubecore.testing.asserts import eventually
 from kubecore.testing.clock import FakeClock
 from kubecore.transport import Transport
@@ -103,6 +103,14 @@ class Stage:
         """The message of an event about the claim, "" before it is there."""
         found = [e for e in await self.client.list(EVENTS) if e.involved_object.name == name and e.reason == reason]
         return found[0].message if found else ""
+
+    async def tear_out(self, resource: Resource[Any], name: str) -> None:
+        """The object goes without a farewell. A finalizer that the provisioner puts back meanwhile would give it one."""
+        while True:
+            with suppress(Conflict):
+                bare = await self.client.patch(resource, Key("", name), {"metadata": {"finalizers": []}})
+                version = bare.metadata.resource_version
+                return await self.client.delete(resource, Key("", name), resource_version=version)
 
     def pool(self) -> Pool:
         """The only pool that there is."""

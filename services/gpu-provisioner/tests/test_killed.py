@@ -151,10 +151,8 @@ async def pool_deleted(s: Stage, claim: NodeClaim) -> None:
 
 async def machine_vanished(s: Stage, claim: NodeClaim) -> None:
     """As when a spot machine is evicted: AKS keeps the count, and the Node went without a farewell."""
-    node = Key("", claim.status.node_name)
     del s.arm.wire.cloud.pools[claim.metadata.annotations["kaito.sh/agent-pool"]].machines[claim.status.node_name]
-    await s.client.patch(NODES, node, {"metadata": {"finalizers": []}})
-    await s.client.delete(NODES, node)
+    await s.tear_out(NODES, claim.status.node_name)
 
 
 async def node_deleted(s: Stage, claim: NodeClaim) -> None:

@@ -219,8 +219,7 @@ async def test_a_machine_that_vanishes_from_a_shared_pool_costs_its_claim_only(
         await s.ready(*names)
         lost = (await s.get(names[1])).status
         del s.pool().machines[lost.node_name]
-        await s.client.patch(NODES, Key("", lost.node_name), {"metadata": {"finalizers": []}})
-        await s.client.delete(NODES, Key("", lost.node_name))
+        await s.tear_out(NODES, lost.node_name)
         await eventually(lambda: s.is_gone(names[1]), timeout=90)
         assert len(s.pool().machines) == 2
         await s.claim(f"{name}9", workspace="uid-1")

@@ -175,8 +175,7 @@ async def test_machines_that_a_list_leaves_out_are_not_gone(apiserver: ApiServer
         node, leaver = [(await s.get(each)).status.node_name for each in (kept, goes)]
         s.arm.wire.faults.add(Fault("machines", "empty-list", times=100_000))
         await s.client.delete(NODECLAIMS, Key("", goes))
-        await s.client.patch(NODES, Key("", node), {"metadata": {"finalizers": []}})
-        await s.client.delete(NODES, Key("", node))
+        await s.tear_out(NODES, node)
         began = clock.monotonic()
         await eventually(lambda: clock.monotonic() - began > 120, timeout=90)
         await eventually(lambda: len(s.calls("machine")) >= 2, timeout=90)  # each is asked for singly

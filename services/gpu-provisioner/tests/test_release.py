@@ -89,7 +89,6 @@ async def test_a_claim_that_only_its_node_class_makes_ours_marks_its_node(
         await s.ready(name)
         node = (await s.get(name)).status.node_name
         assert "kaito.sh/kaitonodeclass" in (await s.client.get(NODES, Key("", node))).metadata.labels
-        await s.client.patch(NODECLAIMS, Key("", name), {"metadata": {"finalizers": []}})
-        await s.client.delete(NODECLAIMS, Key("", name))
+        await s.tear_out(NODECLAIMS, name)
         await s.client.delete(NODES, Key("", node))
         await eventually(lambda: absent(s, node), timeout=90)
