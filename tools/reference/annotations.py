@@ -79,6 +79,11 @@ OURS = (
         "Hash of what was last written; equal means that nothing is to be done.",
         "every object made",
     ),
+    Key(
+        labels.APPLIED_SPEC,
+        "Generation that the last apply was to give, and the spec's hash: another generation is somebody's edit.",
+        "StatefulSet",
+    ),
     Key(labels.REPORT_PREFIX + "<container>", "The container's report, JSON of at most 16 KiB.", "pod"),
     Key(labels.ASKED_HASH, "Hash of what the user decides about the pod template.", "StatefulSet"),
     Key(labels.TEMPLATE_HASH, "Hash of the pod template.", "StatefulSet"),

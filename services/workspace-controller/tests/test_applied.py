@@ -9,7 +9,7 @@ import pytest
 
 from kaito_api.core import Role, RoleBinding, Service, ServiceAccount, StatefulSet
 from kaito_api.resources import ROLEBINDINGS, ROLES, SERVICEACCOUNTS, SERVICES, STATEFULSETS
-from workspace_controller.applied import immutable_changes, patch_of, stamped, stands
+from workspace_controller.applied import immutable_changes, patch_of, spec_stamped, stamped, stands
 from workspace_controller.manifest import Manifest, manifest
 
 META = {"name": "phi", "namespace": "team", "uid": "u", "generation": 3}
@@ -60,6 +60,46 @@ CHANGED: dict[str, tuple[Manifest, dict[str, Any], dict[str, int]]] = {
     "type": (SERVICE, {"spec": {"ports": PORTS, "selector": {"a": "b"}, "type": "LoadBalancer"}}, {}),
     "token": (ACCOUNT, {"automountServiceAccountToken": True}, {}),
 }
+
+
+def noted(generation: int, of: Manifest = STATEFULSET) -> Any:
+    """The StatefulSet of generation 3 with the note of an apply that was to give `generation`."""
+    before = stored(of)
+    before = msgspec.structs.replace(
+        before, metadata=msgspec.structs.replace(before.metadata, generation=generation - 1)
+    )
+    return stored(spec_stamped(of, before))
+
+
+EDITED: dict[str, tuple[Any, dict[str, int], bool]] = {
+    "as we left it": (noted(3), {}, True),
+    "edited while no controller ran": (noted(2), {}, False),
+    "an apply that changed nothing": (noted(4), {}, False),
+    "the same, in the process that did it": (noted(4), {"u": 3}, True),
+    "edited, and foreseen as if it were ours": (noted(3), {"u": 2}, False),
+    "applied by an earlier version": (stored(STATEFULSET), {}, True),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_an_edit_is_told_from_our_own_apply(case: str) -> None:
+    found, generations, same = EDITED[case]
+    assert stands(STATEFULSET, found, generations) is same
+
+
+def test_the_generation_is_foreseen() -> None:
+    def foreseen(of: Manifest, found: Any) -> str:
+        generation, _, _ = (
+            spec_stamped(of, found).body["metadata"]["annotations"]["kaito.sh/applied-spec"].partition("-")
+        )
+        return str(generation)
+
+    assert foreseen(STATEFULSET, None) == "1"
+    assert foreseen(STATEFULSET, noted(3)) == "3", "only metadata changes: the apiserver does not count"
+    assert foreseen(STATEFULSET, noted(2)) == "4", "it undoes an edit"
+    assert foreseen(STATEFULSET, noted(4)) == "3", "the last one changed nothing, so this one does not either"
+    assert foreseen(STATEFULSET, stored(STATEFULSET)) == "4"
+    assert foreseen(desired(STATEFULSETS, spec={**SPEC, "replicas": 1}), noted(3)) == "4"
 
 
 @pytest.mark.parametrize("case", CHANGED)

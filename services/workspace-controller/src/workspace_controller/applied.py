@@ -2,7 +2,8 @@
 
 The body that was last written is remembered on the object itself as a hash. That tells our own changes apart from the
 server's defaults without keeping a copy. What strangers change is seen by the generation (StatefulSets) or by comparing
-the few fields that matter (the others have no generation).
+the few fields that matter (the others have no generation). The generation that we gave is remembered on the object too, as
+foreseen before the write: an edit while no controller ran is seen by the next one.
 """
 
 from __future__ import annotations
@@ -25,21 +26,40 @@ _IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeCl
 
 def stamped(manifest: Manifest) -> Manifest:
     """Return `manifest` with the hash of its body among its annotations."""
-    digest = hashlib.sha256(msgspec.json.encode(manifest.body, order="sorted")).hexdigest()[:_HASH_DIGITS]
     metadata = manifest.body["metadata"]
-    annotations = {**metadata.get("annotations", {}), labels.APPLIED_HASH: digest}
+    annotations = {**metadata.get("annotations", {}), labels.APPLIED_HASH: _digest(manifest.body)}
     body = {**manifest.body, "metadata": {**metadata, "annotations": annotations}}
     return Manifest(resource=manifest.resource, body=body)
 
 
+def spec_stamped(manifest: Manifest, found: Object | None) -> Manifest:
+    """Return the workload with the generation that its apply is about to give among its annotations, and the spec's hash.
+
+    Where the same spec was applied and nobody has edited it since, the apiserver does not count the generation up.
+    """
+    metadata = manifest.body["metadata"]
+    digest = _digest(manifest.body["spec"])
+    generation = 1
+    if found is not None:
+        foreseen, before = _applied_spec(found)
+        same = before == digest and foreseen >= found.metadata.generation
+        generation = found.metadata.generation + (not same)
+    annotations = {**metadata["annotations"], labels.APPLIED_SPEC: f"{generation}-{digest}"}
+    return Manifest(
+        resource=manifest.resource, body={**manifest.body, "metadata": {**metadata, "annotations": annotations}}
+    )
+
+
 def stands(manifest: Manifest, found: Object, generations: Mapping[str, int]) -> bool:
-    """Whether `found` is what the stamped `manifest` says, as far as can be seen without asking the apiserver."""
+    """Whether `found` is what the stamped `manifest` says, as far as can be seen without asking the apiserver.
+
+    `generations`: those that this process's applies gave, by UID.
+    """
     wanted = manifest.body["metadata"]["annotations"][labels.APPLIED_HASH]
     if found.metadata.annotations.get(labels.APPLIED_HASH) != wanted:
         return False
     if isinstance(found, StatefulSet):
-        known = generations.get(found.metadata.uid, found.metadata.generation)
-        return found.metadata.generation <= known and found.spec.replicas == manifest.body["spec"].get("replicas", 1)
+        return _ours(found, generations) and found.spec.replicas == manifest.body["spec"].get("replicas", 1)
     return _same(manifest, found)
 
 
@@ -84,6 +104,29 @@ def _covers(stored: object, wanted: object) -> bool:
             and all(_covers(mine, theirs) for mine, theirs in zip(stored, wanted, strict=True))
         )
     return stored == wanted
+
+
+def _ours(found: StatefulSet, generations: Mapping[str, int]) -> bool:
+    """Whether nobody has edited the spec since our last apply.
+
+    A process that has not applied it itself goes by what was foreseen. Where the apply changed nothing after all (somebody had
+    only added what we do not name), it is sent once more. A workload of an earlier version is left alone.
+    """
+    meta = found.metadata
+    if meta.uid in generations:
+        return meta.generation <= generations[meta.uid]
+    foreseen, _ = _applied_spec(found)
+    return foreseen in (0, meta.generation)
+
+
+def _applied_spec(found: Object) -> tuple[int, str]:
+    """Return the generation that was foreseen and the spec's hash; 0 where neither was noted."""
+    generation, _, digest = found.metadata.annotations.get(labels.APPLIED_SPEC, "").partition("-")
+    return (int(generation), digest) if generation.isdecimal() else (0, "")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:_HASH_DIGITS]
 
 
 def _same(manifest: Manifest, found: Object) -> bool:

@@ -11,7 +11,7 @@ from kaito_api import labels
 from kaito_api.core import StatefulSet
 from kaito_api.meta import Resource
 from kaito_api.resources import NETWORKPOLICIES, SERVICES, STATEFULSETS
-from workspace_controller.applied import immutable_changes, patch_of, stands
+from workspace_controller.applied import immutable_changes, patch_of, spec_stamped, stands
 from workspace_controller.decision import Delete, Patch
 from workspace_controller.manifest import Manifest
 from workspace_controller.observed import ChildId, Observed
@@ -40,7 +40,7 @@ def plan_children(observed: Observed, desired: Sequence[Manifest], *, nodes_read
             if manifest.resource is not STATEFULSETS:
                 creates.append(manifest)
             elif nodes_ready:
-                applies.append(manifest)
+                applies.append(spec_stamped(manifest, None))
         elif found.metadata.deleting or stands(manifest, found, observed.applied_generations):
             continue
         elif not isinstance(found, StatefulSet):
@@ -49,7 +49,7 @@ def plan_children(observed: Observed, desired: Sequence[Manifest], *, nodes_read
             meta = found.metadata
             deletes.append(Delete(resource=STATEFULSETS, key=meta.key, uid=meta.uid, propagation="Orphan"))
         else:
-            applies.append(manifest)
+            applies.append(spec_stamped(manifest, found))
     return Children(creates=tuple(creates), patches=tuple(patches), applies=tuple(applies), deletes=tuple(deletes))
 
 

@@ -7,7 +7,7 @@ itself, at the moment at which it matters.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,9 @@ from kaito_api.resources import MACHINES, NODECLAIMS, NODES, PODS, STATEFULSETS,
 from kaito_api.workspace import Workspace
 from kubecore.client import Client
 from kubecore.config import load_config
+from kubecore.controller import RESULTS
 from kubecore.errors import NotFound, NotServed
+from kubecore.metrics import RECONCILES
 from kubecore.testing.asserts import eventually
 from kubecore.transport import Transport
 from workspace_controller.catalog_files import load_catalog
@@ -283,3 +285,21 @@ def run_controller(apiserver: Any) -> RunController:
                 await task
 
     return running
+
+
+@pytest.fixture
+def new_controller_writes(run_controller: Any) -> Callable[[], Awaitable[int]]:
+    """Counts what a new controller writes between its start and the moment when it has nothing more to do."""
+
+    def looks() -> float:
+        return sum(RECONCILES.labels("workspace", result)._value.get() for result in RESULTS)
+
+    async def count() -> int:
+        writes: list[None] = []
+        before = looks()
+        async with run_controller(fence=lambda: writes.append(None) is None) as wired:
+            queue = wired.controller.queue
+            await eventually(lambda: looks() > before and queue.in_work == 0 and len(queue) == 0)
+        return len(writes)
+
+    return count

@@ -145,6 +145,30 @@ async def test_a_stranger_s_change_of_the_workload_is_undone(cluster: Any, run_c
         await eventually(narrow)
 
 
+async def test_a_stranger_s_change_while_no_controller_runs_is_undone(
+    cluster: Any, run_controller: Any, new_controller_writes: Any
+) -> None:
+    """And known to be undone: the next controllers leave it alone, what the stranger added beside it included."""
+    await cluster.apply(MANIFEST)
+    async with run_controller():
+        await cluster.serve("phi")
+        await cluster.becomes("phi", "WorkspaceSucceeded", "True")
+    await new_controller_writes()
+    wanted = (await raw(cluster, STATEFULSETS, "phi"))["spec"]["template"]["spec"]
+
+    other = {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}
+    await cluster.client.patch(STATEFULSETS, cluster.key("phi"), {"spec": other})
+    assert await new_controller_writes()
+    assert (await raw(cluster, STATEFULSETS, "phi"))["spec"]["template"]["spec"] == wanted
+    assert await new_controller_writes() == 0
+
+    await cluster.client.patch(STATEFULSETS, cluster.key("phi"), {"spec": {"minReadySeconds": 7}})
+    for _ in range(2):  # the first foresees a change that does not come
+        assert await new_controller_writes()
+    assert await new_controller_writes() == 0
+    assert (await raw(cluster, STATEFULSETS, "phi"))["spec"]["minReadySeconds"] == 7
+
+
 async def test_what_is_deleted_comes_back(cluster: Any, run_controller: Any) -> None:
     await cluster.apply(MANIFEST)
     async with run_controller():
