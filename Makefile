@@ -8,9 +8,10 @@ CLUSTER ?=
 REGISTRY ?=
 CLAIM_API ?= nodeclaim
 ONLY_SERVING ?=
+ENVIRONMENT_GIB := 8
 
 .DEFAULT_GOAL := help
-.PHONY: help uv sync run down test test-compose test-fast lint types imports format control-plane control-plane-down cluster cluster-down images sbom bench
+.PHONY: help uv room sync run down test test-compose test-fast lint types imports format control-plane control-plane-down cluster cluster-down images sbom bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -18,7 +19,13 @@ help: ## this list
 uv:
 	@command -v $(UV) >/dev/null || python3 -m pip install --quiet --root-user-action=ignore uv
 
-sync: uv ## the Python environment (.venv) from uv.lock
+room:
+	@[ -e .venv ] || df -Pk . | awk '\
+	  NR == 2 && $$4 < $(ENVIRONMENT_GIB) * 2^20 { \
+	    printf "the Python environment takes $(ENVIRONMENT_GIB) GiB and %d GiB are free here: ", $$4 / 2^20; \
+	    print "nothing was started. `make run` takes about 45 GB in all."; exit 1 }' >&2
+
+sync: room uv ## the Python environment (.venv) from uv.lock
 	@$(SYNC)
 
 run: sync ## the main job: cluster, operator, model, a printed answer, then a tuned adapter; leaves it running
