@@ -242,6 +242,10 @@ def test_a_node_that_has_had_a_gpu_is_marked_once() -> None:
     assert plan_claim(claim, bound, (known,), None, NOW).node_later.annotations == mark
     assert plan_claim(claim, bound, (seen(known),), None, NOW).node_later.annotations == {}
     assert plan_claim(claim, bound, (node(gpus=0),), None, NOW).node.annotations == {}
+    ready = plan_claim(claim, bound, (node(),), None, NOW).status
+    served = node_claim(provider_id=PROVIDER, allocatable=ready.allocatable, conditions=ready.conditions)
+    lost = plan_claim(served, bound, (msgspec.structs.replace(known, status=node(gpus=0).status),), None, NOW)
+    assert lost.node.annotations == mark, "lost before the mark was written: at once, before the status forgets it"
     storage = node_claim(requests={"storage": "100G"})
     assert plan_claim(storage, bound, (node(),), None, NOW).node.annotations == {}, "the claim is not about GPUs"
 

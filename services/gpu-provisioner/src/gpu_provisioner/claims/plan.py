@@ -10,7 +10,7 @@ from gpu_provisioner.claims import conditions
 from gpu_provisioner.claims.conditions import DONE, Step
 from gpu_provisioner.claims.options import LaunchOption
 from gpu_provisioner.claims.view import ClaimKind, ClaimView
-from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION, has_gpu, needs_gpu
+from gpu_provisioner.nodes.health import GPU_SEEN_ANNOTATION, has_gpu, needs_gpu, offers_gpu
 from gpu_provisioner.nodes.initialization import initialization_gap
 from gpu_provisioner.nodes.registration import NodePatch, registration_patch
 from gpu_provisioner.pools.plan import ClaimOutcome, Outcome
@@ -73,7 +73,8 @@ def plan_claim(
         initialized = conditions.unknown(gap.reason, gap.message)
     else:
         mark = _marks(claim, node)
-        if patch.empty:
+        late = GPU_SEEN_ANNOTATION in mark.annotations and not has_gpu(node)  # the status is about to forget it
+        if patch.empty and not late:
             later = mark
         elif not mark.empty:
             marked, noted = {**patch.labels, **mark.labels}, {**patch.annotations, **mark.annotations}
@@ -89,7 +90,8 @@ def plan_claim(
 def _marks(claim: ClaimView, node: Node) -> NodePatch:
     """What an initialized Node carries: the label, and that it has had the GPU that its claim is about."""
     done = node.metadata.labels.get(labels.INITIALIZED) == "true"
-    news = needs_gpu(claim, node) and has_gpu(node) and GPU_SEEN_ANNOTATION not in node.metadata.annotations
+    had = has_gpu(node) or offers_gpu(claim.allocatable)  # the second: lost before the mark was written
+    news = needs_gpu(claim, node) and had and GPU_SEEN_ANNOTATION not in node.metadata.annotations
     return NodePatch(
         labels={} if done else {labels.INITIALIZED: "true"},
         annotations={GPU_SEEN_ANNOTATION: "true"} if news else {},

@@ -9,6 +9,7 @@ import msgspec
 from gpu_provisioner.claims.view import ClaimView
 from kaito_api import labels, quantity
 from kaito_api.core.node import Node
+from kaito_api.quantity import Quantities
 
 GPU_SEEN_ANNOTATION = "kaito.sh/gpu-seen"
 """On our Nodes: it has offered a GPU. Only such a node can lose it; one that never had it lacks the device plugin, and so would
@@ -44,9 +45,14 @@ def illness(node: Node) -> str:
 
 def has_gpu(node: Node) -> bool:
     """Whether the node offers a GPU, or a part of one, to pods."""
+    return offers_gpu(node.status.allocatable)
+
+
+def offers_gpu(allocatable: Quantities) -> bool:
+    """Whether a GPU, or a part of one, is among what pods can have."""
     return any(
         quantity.parse(amount) > 0
-        for name, amount in node.status.allocatable.items()
+        for name, amount in allocatable.items()
         if name == labels.RESOURCE_GPU or name.startswith(_GPU_RESOURCES)
     )
 
