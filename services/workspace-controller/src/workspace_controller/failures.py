@@ -96,6 +96,22 @@ def diagnose(pods: Iterable[Pod], nodes: Iterable[Node] = ()) -> Failure | None:
     return min(found, key=lambda failure: failure.rank, default=None)
 
 
+def fails_to_start(pods: Iterable[Pod]) -> bool:
+    """Whether the workload fails before a container of any of its pods ever ran: other pods would interrupt nothing."""
+    staying = [pod for pod in pods if not pod.metadata.deleting]
+    return not any(_ran(pod) for pod in staying) and diagnose(staying) is not None
+
+
+def _ran(pod: Pod) -> bool:
+    return any(
+        container.restart_count
+        or container.state.running
+        or container.state.terminated
+        or container.last_state.terminated
+        for container in pod.status.container_statuses
+    )
+
+
 def _of_pod(pod: Pod, node: Node | None) -> Iterator[Failure]:
     for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         yield from _of_container(pod, container)

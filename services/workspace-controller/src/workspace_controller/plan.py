@@ -33,6 +33,7 @@ from workspace_controller.children import plan_children
 from workspace_controller.claims import views
 from workspace_controller.decision import Decision, Delete, Finalizer, Notice, Obstacle
 from workspace_controller.deletion import Stage, plan_deletion
+from workspace_controller.failures import fails_to_start
 from workspace_controller.inference import plan_inference
 from workspace_controller.manifest import Manifest
 from workspace_controller.nodes import NodePlan, plan_nodes
@@ -174,9 +175,10 @@ def _desired(  # noqa: PLR0917 - what is known, then what was made of it
         workspace, observed.config, sizing, settings, revision=history.number, registry_ca=observed.registry_ca
     )
     asked = asked_of(observed.workspace, observed.config, options, adapters)
+    allowed = options.upgrade_restart or fails_to_start(observed.pods)
     return tuple(
         stamped(
-            with_rollout(_noted(manifest, adapters), observed.statefulset, asked, allowed=options.upgrade_restart)
+            with_rollout(_noted(manifest, adapters), observed.statefulset, asked, allowed=allowed)
             if manifest.resource is STATEFULSETS
             else manifest
         )

@@ -3,6 +3,7 @@
 What the user changed does: spec, configuration, annotations. What the operator changed (another release of the controller,
 its catalog, a setting, an engine image) takes effect when a pod is next made, or when the user allows the restart. So
 upgrading or rolling back the operator interrupts nobody's model. The StatefulSet's own strategy OnDelete does the waiting.
+Pods that fail before they ever ran are made anew at once: the change may be what they need.
 """
 
 from __future__ import annotations

@@ -190,7 +190,15 @@ class Cluster:
         def entry(which: str) -> dict[str, Any]:
             other = {"terminated": {"exitCode": 0, "reason": "Completed"}} if which == "weights" else {"waiting": {}}
             state = {"terminated": ended} if which == container else other
-            return {"name": which, "ready": False, "restartCount": 1, "image": "i", "imageID": "", "state": state}
+            restarts = int(which == container)
+            return {
+                "name": which,
+                "ready": False,
+                "restartCount": restarts,
+                "image": "i",
+                "imageID": "",
+                "state": state,
+            }
 
         unready = [{"type": "Ready", "status": "False", "lastTransitionTime": stamp()}]
         status = {"initContainerStatuses": [entry("weights")], "containerStatuses": [entry("model-server")]}

@@ -10,6 +10,7 @@ from kaito_api import labels
 from kaito_api.meta import Resource
 from kaito_api.resources import WORKSPACES
 from kubecore.testing.asserts import eventually
+from workspace_controller.failures import EXIT_REASONS
 from workspace_controller.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -74,6 +75,26 @@ async def test_an_upgrade_restarts_nothing_until_it_may(cluster: Any, run_contro
         await becomes(cluster, "server:2", "RollingUpdate")
         await cluster.statefulset_status("phi", ready=1, update_revision="two")
         await says(cluster, waits=False)
+
+
+@pytest.mark.parametrize(
+    ("container", "code", "strategy"),
+    [("weights", 73, "RollingUpdate"), ("model-server", 70, "OnDelete")],
+    ids=["the engine never ran", "the engine crashed"],
+)
+async def test_pods_that_fail_before_the_engine_ran_are_made_anew(
+    cluster: Any, run_controller: Any, container: str, code: int, strategy: str
+) -> None:
+    """The operator mends a setting. Where weights cannot be pulled nothing is lost; an engine that ran comes back by itself."""
+    await cluster.apply(MANIFEST)
+    async with run_controller(settings=BEFORE):
+        (claim,) = await cluster.claimed("phi")
+        node = await cluster.provision(claim)
+        await cluster.run_pod(await cluster.statefulset("phi"), node, ready=False)
+        await cluster.pod_fails("phi-0", container, {"exitCode": code, "reason": "Error"})
+        await cluster.becomes("phi", "InferenceReady", "False", EXIT_REASONS[code])
+    async with run_controller(settings=AFTER):
+        await becomes(cluster, "server:2", strategy)
 
 
 async def test_an_edit_of_the_user_rolls_the_pods(cluster: Any, run_controller: Any) -> None:
