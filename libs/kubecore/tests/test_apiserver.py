@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from kubecore.backoff import BackoffPolicy
 from kubecore.client import Client
 from kubecore.config import ClusterConfig, load_config
 from kubecore.controller import Controller
-from kubecore.errors import AlreadyExists, Conflict, Invalid, NotFound, NotServed
+from kubecore.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, NotServed
 from kubecore.events import EventRecorder
 from kubecore.finalizers import remove_finalizer
 from kubecore.informer import Event, Informer
@@ -126,18 +125,18 @@ class TestInformer:
             await client.create(CONFIGMAPS, cm(namespace, "before"))
             await apiserver.restart()
             await client.create(CONFIGMAPS, cm(namespace, "after"))
-            await eventually(lambda: names(informer.list()) == {"before", "after"}, timeout=15)
-            assert informer.reflector.last_error is None
+            await eventually(lambda: names(informer.list()) == {"before", "after"})
+            await eventually(lambda: informer.reflector.last_error is None)
 
     async def test_a_silent_connection_is_left(
         self, namespace: str, client: Client, far_client: Client, proxy: TcpProxy
     ) -> None:
-        informer = Informer(far_client, CONFIGMAPS, namespace, timings=Timings(silence=2, open_timeout=1))
+        informer = Informer(far_client, CONFIGMAPS, namespace, timings=Timings(silence=2))
         async with running(informer):
             await eventually(lambda: informer.reflector.last_error is None)
             proxy.freeze()
             await client.create(CONFIGMAPS, cm(namespace, "unseen"))
-            await eventually(lambda: names(informer.list()) == {"unseen"}, timeout=10)
+            await eventually(lambda: names(informer.list()) == {"unseen"})
 
     async def test_selectors_and_indexes(self, namespace: str, client: Client) -> None:
         for name, color in (("a", "red"), ("b", "blue"), ("c", "red")):
@@ -162,18 +161,23 @@ class TestInformer:
         await asyncio.gather(*(make(number) for number in range(1000)))
         informer = Informer(client, CONFIGMAPS, namespace)
         done: list[str] = []
+        fresh_is_known = asyncio.Event()
 
         async def reconcile(key: Key) -> None:
+            if len(done) >= 100:
+                await fresh_is_known.wait()
             done.append(key.name)
-            await asyncio.sleep(0.002)
+
+        def changed(event: Event[ConfigMap]) -> None:
+            controller.enqueue(event.key, low_priority=event.initial)
+            if event.key.name == "fresh":
+                fresh_is_known.set()
 
         controller = Controller("thousand", reconcile, workers=4)
-        informer.add_handler(lambda event: controller.enqueue(event.key, low_priority=event.initial))
-        started = time.monotonic()
+        informer.add_handler(changed)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(informer.run())
-            await informer.wait_synced(20)
-            assert time.monotonic() - started < 5
+            await informer.wait_synced(30)
             working = group.create_task(controller.run())
             await client.create(CONFIGMAPS, cm(namespace, "fresh"))
             await eventually(lambda: len(done) == 1001, timeout=30)
@@ -181,7 +185,7 @@ class TestInformer:
             controller.shutdown()
         assert working.done()
         assert len(set(done)) == 1001
-        assert done.index("fresh") < 900, "the fresh object waited for the whole first list"
+        assert done.index("fresh") <= 100 + 4, "the fresh object waited for more than what was in work"
 
 
 class TestCredentials:
@@ -204,7 +208,14 @@ class TestCredentials:
         config = ClusterConfig(service_account=tmp_path, environ=environ)
         async with Transport(config, user_agent="in-cluster/1") as transport:
             inside = Client(transport)
-            assert await inside.list(CONFIGMAPS, namespace) == []
+
+            async def may_read() -> bool:
+                try:
+                    return await inside.list(CONFIGMAPS, namespace) == []
+                except Forbidden:  # the authorizer learns of the role through a watch
+                    return False
+
+            await eventually(may_read)
             await client.delete(SERVICEACCOUNTS, Key(namespace, "first"))
             (tmp_path / "token").write_text(second)
 
@@ -212,7 +223,7 @@ class TestCredentials:
                 await inside.list(CONFIGMAPS, namespace)  # never fails, whenever the server notices
                 return transport.authorization == f"Bearer {second}"
 
-            await eventually(uses_the_second_token, timeout=40, interval=0.5)
+            await eventually(uses_the_second_token, timeout=60, interval=0.5)
 
 
 class TestWrites:
@@ -285,10 +296,10 @@ class TestEvents:
             for _ in range(5):
                 recorder.record(about, CONFIGMAPS, "Warning", "WentWrong", "it went wrong")
             recorder.record(about, CONFIGMAPS, "Normal", "WentWell", "it went well")
-            await recorder.flush(5)
+            await recorder.flush(30)
             await asyncio.sleep(0.4)
             recorder.record(about, CONFIGMAPS, "Warning", "WentWrong", "it went wrong")
-            await recorder.flush(5)
+            await recorder.flush(30)
             task.cancel()
         found = {event.reason: event for event in await client.list(EVENTS, namespace)}
         assert {reason: event.count for reason, event in found.items()} == {"WentWrong": 6, "WentWell": 1}
@@ -303,6 +314,6 @@ class TestEvents:
             task = group.create_task(recorder.run())
             recorder.record(lost, CONFIGMAPS, "Normal", "Lost", "nowhere to go")
             recorder.record(about, CONFIGMAPS, "Normal", "Found", "here")
-            await recorder.flush(5)
+            await recorder.flush(30)
             task.cancel()
         assert [event.reason for event in await client.list(EVENTS, namespace)] == ["Found"]

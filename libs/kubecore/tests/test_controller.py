@@ -19,6 +19,7 @@ from kubecore.controller import Controller, Result
 from kubecore.errors import Conflict, Invalid, NotLeader, TerminalError, TooManyRequests, TransportError
 from kubecore.logging import JsonFormatter
 from kubecore.testing.asserts import eventually
+from kubecore.testing.clock import FakeClock
 
 A, B = Key("n", "a"), Key("n", "b")
 QUICK = BackoffPolicy(base=0.01, cap=0.05)
@@ -78,13 +79,15 @@ async def test_outcomes(error: Exception, calls: int, outcome: dict[str, float])
 
 
 async def test_throttling_is_obeyed() -> None:
-    made, reconcile = failing(TooManyRequests(429, "TooManyRequests", "slow down", retry_after=0.5))
-    controller = Controller("throttled", reconcile, backoff=QUICK)
+    made, reconcile = failing(TooManyRequests(429, "TooManyRequests", "slow down", retry_after=5.0))
+    clock = FakeClock()
+    controller = Controller("throttled", reconcile, backoff=QUICK, clock=clock)
     async with running(controller):
         controller.enqueue(A)
-        await eventually(lambda: made)
-        await asyncio.sleep(0.2)
+        await eventually(lambda: controller.queue.delayed)
+        await clock.advance(4.9)
         assert len(made) == 1
+        await clock.advance(0.2)
         await eventually(lambda: len(made) == 2)
 
 

@@ -19,10 +19,11 @@ import yaml
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Key, Resource
 from kaito_api.resources import CONFIGMAPS, LEASES
+from kubecore.backoff import BackoffPolicy
 from kubecore.client import Client
 from kubecore.config import load_config
 from kubecore.controller import Controller
-from kubecore.errors import LeaderLost, NotLeader
+from kubecore.errors import LeaderLost, NotFound, NotLeader
 from kubecore.informer import Informer
 from kubecore.leader import LeaderConfig, LeaderElector
 from kubecore.manager import Manager
@@ -80,9 +81,9 @@ async def candidates(apiserver, namespace: str, *identities: str) -> AsyncIterat
             process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
             started.append(Candidate(process))
             group.create_task(started[-1].read())
-            await eventually(lambda: "started" in started[-1].said, timeout=20)
+            await eventually(lambda: "started" in started[-1].said, timeout=60)
             if len(started) == 1:
-                await eventually(lambda: "leading" in started[0].said, timeout=20)
+                await eventually(lambda: "leading" in started[0].said, timeout=60)
         try:
             yield started
         finally:
@@ -93,16 +94,14 @@ async def candidates(apiserver, namespace: str, *identities: str) -> AsyncIterat
 
 
 class TestHandOver:
-    async def test_a_killed_leader_is_replaced_within_five_seconds(
+    async def test_a_killed_leader_is_replaced_once_its_lease_stood_still(
         self, apiserver, namespace: str, client: Client
     ) -> None:
         async with candidates(apiserver, namespace, "one", "two") as (one, two):
             await asyncio.sleep(3)
             assert "leading" not in two.said
             one.process.kill()
-            killed = time.monotonic()
-            await eventually(lambda: "leading" in two.said, timeout=10)
-            assert two.said["leading"] - killed < 5
+            await eventually(lambda: "leading" in two.said, timeout=30)
             lease = await client.get(LEASES, Key(namespace, "candidate"))
             assert (lease.spec.holder_identity, lease.spec.lease_transitions) == ("two", 1)
 
@@ -111,17 +110,18 @@ class TestHandOver:
             await client.create(CONFIGMAPS, {"metadata": {"name": "work", "namespace": namespace}})
             await eventually(lambda: "begin work" in one.said)
             one.process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(one.process.wait(), 10) == 0
+            assert await asyncio.wait_for(one.process.wait(), 30) == 0
+            lease = await client.get(LEASES, Key(namespace, "candidate"))
+            assert lease.spec.holder_identity != "one", "its lease is given back, nobody waits for its end"
             await eventually(lambda: "stopped" in one.said)
             assert one.said["end work"] <= one.said["stopped"]
             await eventually(lambda: "leading" in two.said)
-            assert two.said["leading"] - one.said["end work"] < 1.5
             assert two.said["leading"] > one.said["end work"], "the next leader began before the last one had finished"
 
     async def test_a_standby_ends_at_once(self, apiserver, namespace: str) -> None:
         async with candidates(apiserver, namespace, "one", "two") as (_, two):
             two.process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(two.process.wait(), 5) == 0
+            assert await asyncio.wait_for(two.process.wait(), 30) == 0
             assert "leading" not in two.said
 
 
@@ -137,7 +137,7 @@ class TestLosing:
             await eventually(lambda: manager.is_leader)
             await client.patch(LEASES, Key(namespace, "lease"), {"spec": {"holderIdentity": "thief"}})
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(steal())
             with pytest.raises(LeaderLost, match="taken by thief"):
                 await manager.run()
@@ -147,8 +147,9 @@ class TestLosing:
         lease = await client.get(LEASES, Key(namespace, "lease"))
         assert lease.spec.holder_identity == "thief"
 
-    async def test_a_cut_network_ends_leadership_before_the_lease(
-        self, namespace: str, client: Client, far_client: Client, proxy: TcpProxy
+    @pytest.mark.parametrize("network", ["cut", "frozen"])
+    async def test_a_lost_network_ends_leadership_before_the_lease(
+        self, namespace: str, client: Client, far_client: Client, proxy: TcpProxy, network: str
     ) -> None:
         me, other = (LeaderElector(c, self.config(namespace, i)) for c, i in ((far_client, "me"), (client, "other")))
         await me.acquire()
@@ -164,24 +165,19 @@ class TestLosing:
             waiting = group.create_task(other.acquire())
             await asyncio.sleep(1.5)
             assert not waiting.done()
-            await proxy.cut()
+            if network == "cut":
+                await proxy.cut()
+            else:
+                proxy.freeze()
             await waiting
             taken = time.monotonic()
             assert not me.is_leader
             assert other.is_leader
         assert ended[0] < taken
 
-    async def test_a_frozen_network_too(self, namespace: str, far_client: Client, proxy: TcpProxy) -> None:
-        elector = LeaderElector(far_client, self.config(namespace))
-        await elector.acquire()
-        proxy.freeze()
-        frozen = time.monotonic()
-        with pytest.raises(LeaderLost):
-            await elector.hold()
-        assert time.monotonic() - frozen < 4
-
     async def test_a_slow_apiserver_does_not_unseat(self, namespace: str, far_client: Client, proxy: TcpProxy) -> None:
-        elector = LeaderElector(far_client, self.config(namespace))
+        patient = LeaderConfig("lease", namespace, identity="me", lease_seconds=9, renew_deadline=8.0)
+        elector = LeaderElector(far_client, patient)
         await elector.acquire()
         proxy.delay = 0.5  # twice a round trip: every renewal takes a second or more
         with pytest.raises(TimeoutError):
@@ -191,11 +187,17 @@ class TestLosing:
     async def test_a_deleted_lease_is_made_again(self, namespace: str, client: Client) -> None:
         elector = LeaderElector(client, self.config(namespace))
         await elector.acquire()
+
+        async def holder() -> str | None:
+            try:
+                return (await client.get(LEASES, Key(namespace, "lease"))).spec.holder_identity
+            except NotFound:
+                return None
+
         async with asyncio.TaskGroup() as group:
             holding = group.create_task(elector.hold())
             await client.delete(LEASES, Key(namespace, "lease"))
-            await asyncio.sleep(1.5)
-            assert (await client.get(LEASES, Key(namespace, "lease"))).spec.holder_identity == "me"
+            assert await eventually(holder) == "me"
             assert elector.is_leader
             holding.cancel()
 
@@ -203,14 +205,46 @@ class TestLosing:
         elector = LeaderElector(client, self.config(namespace))
         await elector.acquire()
         await client.patch(LEASES, Key(namespace, "lease"), {"metadata": {"labels": {"theirs": "x"}}})
+        before = await client.get(LEASES, Key(namespace, "lease"))
+
+        async def renewed() -> bool:
+            return (await client.get(LEASES, Key(namespace, "lease"))).spec.renew_time != before.spec.renew_time
+
         async with asyncio.TaskGroup() as group:
             holding = group.create_task(elector.hold())
-            await asyncio.sleep(1.5)
+            await eventually(renewed)
             holding.cancel()
         await elector.release()
         lease = await client.get(LEASES, Key(namespace, "lease"))
         assert lease.metadata.labels == {"theirs": "x"}
         assert not lease.spec.holder_identity
+
+    async def test_a_renewal_that_was_cancelled_on_its_way_keeps_no_lease(
+        self, namespace: str, client: Client, far_client: Client, proxy: TcpProxy
+    ) -> None:
+        """The apiserver stores it, and its answer meets nobody: the version that the process knows is an old one."""
+        elector = LeaderElector(far_client, self.config(namespace))
+        await elector.acquire()
+        before = await client.get(LEASES, Key(namespace, "lease"))
+
+        async def renewed() -> bool:
+            return (await client.get(LEASES, Key(namespace, "lease"))).spec.renew_time != before.spec.renew_time
+
+        async with asyncio.TaskGroup() as group:
+            proxy.delay = 0.4
+            holding = group.create_task(elector.hold())
+            await eventually(renewed)  # its answer is still held back
+            holding.cancel()
+        proxy.delay = 0.0
+        await elector.release()
+        assert not (await client.get(LEASES, Key(namespace, "lease"))).spec.holder_identity
+
+    async def test_the_lease_of_another_is_not_released(self, namespace: str, client: Client) -> None:
+        elector = LeaderElector(client, self.config(namespace))
+        await elector.acquire()
+        await client.patch(LEASES, Key(namespace, "lease"), {"spec": {"holderIdentity": "thief"}})
+        await elector.release()
+        assert (await client.get(LEASES, Key(namespace, "lease"))).spec.holder_identity == "thief"
 
 
 class TestManager:
@@ -218,7 +252,7 @@ class TestManager:
         self, apiserver, namespace: str, far_client: Client, proxy: TcpProxy
     ) -> None:
         manager = Manager(far_client, health_port=0, metrics_port=0)
-        timings = Timings(silence=1, open_timeout=1, list_timeout=1)
+        timings = Timings(silence=3, backoff=BackoffPolicy(base=0.1, cap=1.0))  # stuck after 9 s without an attempt
         manager.add_informer(Informer(far_client, CONFIGMAPS, namespace, timings=timings))
         await proxy.cut()
 
@@ -238,13 +272,13 @@ class TestManager:
             async def ready() -> bool:
                 return (await ask(manager.health_port, "/readyz"))[0] == 200
 
-            await eventually(ready, timeout=20)
+            await eventually(ready, timeout=60)
             await proxy.cut()
 
             async def silent() -> bool:
                 return "nothing heard" in (await ask(manager.health_port, "/readyz"))[1]
 
-            await eventually(silent, timeout=20)
+            await eventually(silent, timeout=60)
             assert (await ask(manager.health_port, "/healthz"))[0] == 200, "a restart would not mend the network"
             assert "kubecore_informer_objects" in (await ask(manager.metrics_port, "/metrics"))[1]
             manager.stop()
@@ -252,9 +286,9 @@ class TestManager:
 
     async def test_a_kind_that_is_not_served_ends_the_start_with_its_name(self, client: Client) -> None:
         missing = Resource("kaito.sh", "v1", "nothings", "Nothing", False, ConfigMap)
-        manager = Manager(client, health_port=None, metrics_port=None, sync_seconds=1)
+        manager = Manager(client, health_port=None, metrics_port=None, sync_seconds=5)
         manager.add_informer(Informer(client, missing))
-        with pytest.raises(TimeoutError, match="nothings could not be listed within 1 s: 404"):
+        with pytest.raises(TimeoutError, match="nothings could not be listed within 5 s: 404"):
             await manager.run()
 
     async def test_a_failing_task_ends_the_process(self, client: Client) -> None:
@@ -280,7 +314,7 @@ class TestManager:
 
         controller = manager.add_controller(Controller("endless", reconcile))
         controller.enqueue(Key(namespace, "a"))
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             task = group.create_task(manager.run())
             await eventually(lambda: controller.queue.in_work)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -70,11 +70,11 @@ async def test_a_redirect_is_not_followed_with_our_token(server: ScriptedServer,
 
 
 async def test_nothing_waits_longer_than_its_deadline(server: ScriptedServer, client: Client) -> None:
-    server.on("GET", PATH, slow(5, reply(obj("a", 7))))
+    server.on("GET", PATH, slow(60, reply(obj("a", 7))))
     started = time.monotonic()
     with pytest.raises(errors.TransportError, match=r"no answer within 0\.2 s"):
         await client.get(CONFIGMAPS, KEY, timeout=0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 async def test_a_server_that_is_down(server: ScriptedServer, client: Client) -> None:

@@ -10,13 +10,14 @@ RBAC: get, create and patch on leases.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
 import socket
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Never
+from typing import Any, Final, Never
 
 from kaito_api.core import Lease
 from kaito_api.meta import Key, micro_time
@@ -27,6 +28,8 @@ from kubecore.clock import Clock, SystemClock
 from kubecore.errors import AlreadyExists, ApiError, Conflict, KubeError, LeaderLost, NotFound, TransportError
 
 logger = logging.getLogger(__name__)
+
+RELEASE_SECONDS: Final = 2.0
 
 
 def _identity() -> str:
@@ -165,12 +168,25 @@ class LeaderElector:
         self._gauge.set(0)
         if not held:
             return
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._give_up()
+            logger.info("lease released", extra=self._fields())
+        except (KubeError, TimeoutError) as error:
+            logger.warning("lease not released, it will expire", extra={**self._fields(), "reason": str(error)})
+
+    async def _give_up(self) -> None:
+        """Write that nobody holds the lease. Raises Conflict where somebody else holds it."""
         spec = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": micro_time(self._clock.now())}
         try:
-            await self._patch(spec, timeout=2.0)
-            logger.info("lease released", extra=self._fields())
-        except KubeError as error:
-            logger.warning("lease not released, it will expire", extra={**self._fields(), "reason": str(error)})
+            await self._patch(spec, RELEASE_SECONDS)
+        except Conflict:
+            # a renewal that was cancelled on its way was stored all the same, or somebody labelled the lease
+            lease = await self._client.get(LEASES, self._key, timeout=RELEASE_SECONDS)
+            self._state.observe(lease, self._config.lease_seconds, self._clock.monotonic())
+            if self.holder != self._config.identity:
+                raise
+            await self._patch(spec, RELEASE_SECONDS)
 
     def _left(self) -> float:
         return self._state.valid_until - self._clock.monotonic()

@@ -92,15 +92,30 @@ class FakeClock:
             await asyncio.sleep(0)
 
 
+class FastClock(FakeClock):
+    """A clock of which `factor` seconds pass in one; a test may change that at any time.
+
+    Down, before something that has to come in time: what else runs on the machine is as slow as it is.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(start=datetime.now(UTC))
+        self.factor = factor
+
+    def resync(self) -> None:
+        """Set the wall clock to the machine's, which others' time stamps are of: by now it has run ahead."""
+        self.jump_wall((datetime.now(UTC) - self.now()).total_seconds())
+
+
 @asynccontextmanager
-async def fast_clock(factor: float) -> AsyncIterator[FakeClock]:
+async def fast_clock(factor: float) -> AsyncIterator[FastClock]:
     """A clock of which `factor` seconds pass in one, from now on."""
-    clock = FakeClock(start=datetime.now(UTC))
+    clock = FastClock(factor)
 
     async def run() -> None:
         while True:
             await asyncio.sleep(0.02)
-            await clock.advance(0.02 * factor, step=0.5)
+            await clock.advance(0.02 * clock.factor, step=0.5)
 
     async with asyncio.TaskGroup() as group:
         running = group.create_task(run())
