@@ -96,17 +96,20 @@ class Reconciler:
                 await self._report_refusal(observed, decision, error)
             raise
         if decision.applies:
-            decision = self._after_apply(observed, decision)
+            observed, decision = self._after_apply(observed, decision)
         await self._write_status(observed, decision)
         self._say(observed.workspace, decision.notices)
         await self._applier.finish(observed.workspace, decision)
         return decision
 
-    def _after_apply(self, observed: Observed, decision: Decision) -> Decision:
-        """Judge by the workload as it was stored: only the apiserver knows whether the apply rolls its pods."""
+    def _after_apply(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
+        """Judge by the workload as it was stored: only the apiserver knows whether the apply rolls its pods.
+
+        What is observed then is what the new status speaks of: pods may have come while the apply was under way.
+        """
         stored = self._observer.observe(observed.workspace)
         fresh = plan(stored, self._catalog, self._settings, self._clock.now())
-        return msgspec.structs.replace(decision, status=fresh.status, requeue_after=fresh.requeue_after)
+        return stored, msgspec.structs.replace(decision, status=fresh.status, requeue_after=fresh.requeue_after)
 
     async def _report_refusal(self, observed: Observed, decision: Decision, error: Exception) -> None:
         """Tell the user what the apiserver refuses; the queue tries again, with growing pauses."""

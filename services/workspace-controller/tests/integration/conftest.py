@@ -278,13 +278,14 @@ def run_controller(apiserver: Any) -> RunController:
         settings: Settings | None = None,
         fence: Callable[[], bool] | None = None,
         registry: CollectorRegistry | None = None,
+        through: type[Client] = Client,
         **process: Any,
     ) -> AsyncIterator[Wired]:
         chosen = settings or Settings(claim_api=claim_api)
         ports = {"health_port": 0, "metrics_port": 0, "sweep_seconds": 3600.0, **process}
         cluster = load_config(str(apiserver.kubeconfig))
         async with Transport(cluster, user_agent="workspace-controller", field_manager="workspace-controller") as link:
-            client = Client(link, fence)
+            client = through(link, fence)
             wired = await wire(client, load_catalog(CATALOG), chosen, ProcessSettings(**ports), registry=registry)
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(wired.manager.run())

@@ -364,7 +364,11 @@ async def test_same_name_in_two_namespaces(cluster: Any, run_controller: Any, ap
             found = await cluster.client.get(WORKSPACES, Key(other, "phi"))
             assert "True" not in {condition.status for condition in found.status.conditions}
             assert await cluster.find(STATEFULSETS, "phi", other) is None
-            assert len(await cluster.client.list(NODECLAIMS)) == 2
+
+            async def both_are_bought() -> bool:
+                return len(await cluster.client.list(NODECLAIMS)) == 2
+
+            await eventually(both_are_bought)
     finally:
         await cluster.client.patch(WORKSPACES, Key(other, "phi"), {"metadata": {"finalizers": None}})
         await cluster.client.delete(WORKSPACES, Key(other, "phi"))

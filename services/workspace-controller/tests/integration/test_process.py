@@ -45,20 +45,20 @@ async def test_hand_over_at_sigterm(cluster: Any, apiserver: Any) -> None:
 
     first = await start(apiserver, cluster.namespace)
     try:
-        leader = await eventually(holder, timeout=30)
+        leader = await eventually(holder, timeout=90)
         second = await start(apiserver, cluster.namespace)
         try:
             await cluster.apply(MANIFEST.replace("NAME", "one"))
             await cluster.claimed("one")
             first.send_signal(signal.SIGTERM)
-            _, log = await asyncio.wait_for(first.communicate(), 30)
+            _, log = await asyncio.wait_for(first.communicate(), 60)
             assert first.returncode == 0, log.decode()
             assert b'"stopped"' in log
 
             async def handed_over() -> bool:
                 return await holder() not in {"", leader}
 
-            await eventually(handed_over, timeout=30)
+            await eventually(handed_over, timeout=90)
             await cluster.apply(MANIFEST.replace("NAME", "two"))
             await cluster.claimed("two")
             assert len(await cluster.claims("one")) == 1
@@ -74,4 +74,4 @@ async def test_hand_over_at_sigterm(cluster: Any, apiserver: Any) -> None:
 async def stop(process: Process) -> None:
     if process.returncode is None:
         process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        await asyncio.wait_for(process.communicate(), 60)

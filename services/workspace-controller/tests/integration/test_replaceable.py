@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from kaito_api.meta import Key
 from kaito_api.nodeclaim import NodeClaim
 from kaito_api.resources import NODECLAIMS, NODES
 from kubecore.client import Client
+from kubecore.errors import NotFound
 from kubecore.informer import Event, Informer
 
 pytestmark = pytest.mark.integration
@@ -73,7 +74,8 @@ class Karpenter:
 
     async def _end(self, claim: NodeClaim) -> None:
         await self._client.delete(NODES, Key("", f"karpenter-{claim.metadata.name}"), grace_seconds=0)
-        await self._client.patch(NODECLAIMS, claim.metadata.key, {"metadata": {"finalizers": None}})
+        with suppress(NotFound):  # told of its deletion twice
+            await self._client.patch(NODECLAIMS, claim.metadata.key, {"metadata": {"finalizers": None}})
 
 
 @asynccontextmanager

@@ -11,8 +11,10 @@ import pytest
 from kaito_api.meta import Key
 from kaito_api.resources import (
     CONTROLLERREVISIONS,
+    EVENTS,
     NODECLAIMS,
     NODES,
+    PODS,
     ROLEBINDINGS,
     ROLES,
     SERVICEACCOUNTS,
@@ -69,6 +71,7 @@ async def test_killed_after_any_write_before_the_nodes(cluster: Any, run_control
     successor = Budget()
     async with run_controller(fence=successor):
         await cluster.serve("phi")
+        await eventually(lambda: history(cluster))
         await eventually(lambda: settled(successor))
         await exactly_one_of_everything(cluster)
     assert dying.used == writes
@@ -80,7 +83,7 @@ async def test_killed_after_any_write_once_the_nodes_are_ready(cluster: Any, run
     first = Budget()
     async with run_controller(fence=first):
         (claim,) = await cluster.claimed("phi")
-        await eventually(lambda: settled(first))
+        await eventually(lambda: settled(first, BEFORE_NODES))
     node = await cluster.provision(claim)
     dying = Budget(left=writes)
     async with run_controller(fence=dying):
@@ -99,34 +102,51 @@ async def test_at_most_eight_writes_until_the_workload_stands(cluster: Any, run_
     budget = Budget()
     async with run_controller(fence=budget):
         (claim,) = await cluster.claimed("phi")
-        await eventually(lambda: settled(budget))
+        await eventually(lambda: settled(budget, BEFORE_NODES))
         assert budget.used == BEFORE_NODES
         await cluster.provision(claim)
         await cluster.statefulset("phi")
-        await eventually(lambda: settled(budget))
-        assert budget.used == BEFORE_NODES + len(("StatefulSet", "status", "ControllerRevision"))
+        all_of_it = BEFORE_NODES + len(("StatefulSet", "status", "ControllerRevision"))
+        await eventually(lambda: settled(budget, all_of_it))
+        assert budget.used == all_of_it
 
 
 async def test_a_converged_cluster_is_left_alone(cluster: Any, run_controller: Any, new_controller_writes: Any) -> None:
     await cluster.apply(MANIFEST)
     first = Budget()
-    async with run_controller(fence=first):
+    async with run_controller(fence=first) as wired:
         node = await cluster.serve("phi")
-        await eventually(lambda: settled(first))
+        await eventually(lambda: at_rest(cluster, wired))
         used = first.used
         # Changes that concern nothing: kubelet's annotations, a label of the user's on the Workspace.
         await cluster.client.patch(NODES, Key("", node), {"metadata": {"annotations": {"volumes": "attached"}}})
         await cluster.client.patch(WORKSPACES, cluster.key("phi"), {"metadata": {"labels": {"team": "a"}}})
-        await asyncio.sleep(0.5)
+        await eventually(lambda: at_rest(cluster, wired))
         assert first.used == used
     assert await new_controller_writes() == 0
 
 
-async def settled(budget: Budget) -> bool:
-    """Whether nothing was written for a while."""
+async def settled(budget: Budget, least: int = 1) -> bool:
+    """Whether that much was written, and nothing more for a while."""
     before = budget.used
     await asyncio.sleep(0.3)
-    return before > 0 and budget.used == before
+    return before >= least and budget.used == before
+
+
+async def at_rest(cluster: Any, wired: Any) -> bool:
+    """Whether the controller has seen all that stands, has said what it had to say, and has nothing to do about it."""
+    for res in (WORKSPACES, NODECLAIMS, NODES, PODS, STATEFULSETS, CONTROLLERREVISIONS):
+        stored = await cluster.client.list(res, cluster.namespace if res.namespaced else None)
+        assert stored, res.plural
+        if versions(stored) != versions(wired.caches.of(res).list()):
+            return False
+    said = {event.reason for event in await cluster.client.list(EVENTS, cluster.namespace)}
+    queue = wired.controller.queue
+    return "NodeClaimCreated" in said and len(queue) == 0 and queue.in_work == 0
+
+
+def versions(objects: list[Any]) -> set[tuple[str, str]]:
+    return {(found.metadata.uid, found.metadata.resource_version) for found in objects}
 
 
 async def history(cluster: Any) -> bool:
