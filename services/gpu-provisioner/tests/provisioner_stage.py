@@ -101,8 +101,21 @@ class Stage:
 
     async def event(self, name: str, reason: str) -> str:
         """The message of an event about the claim, "" before it is there."""
-        found = [e for e in await self.client.list(EVENTS) if e.involved_object.name == name and e.reason == reason]
-        return found[0].message if found else ""
+        return next(iter(await self._messages(name, reason)), "")
+
+    async def said(self, name: str, reason: str, words: str) -> None:
+        """Waits for an event about the claim with these words: events are sent beside the work."""
+
+        async def there() -> bool:
+            messages = await self._messages(name, reason)
+            assert any(words in message for message in messages), messages
+            return True
+
+        await eventually(there, timeout=90)
+
+    async def _messages(self, name: str, reason: str) -> list[str]:
+        events = await self.client.list(EVENTS)
+        return [e.message for e in events if e.involved_object.name == name and e.reason == reason]
 
     async def tear_out(self, resource: Resource[Any], name: str) -> None:
         """The object goes without a farewell. A finalizer that the provisioner puts back meanwhile would give it one."""
@@ -130,6 +143,18 @@ class Stage:
             return (await self.get(name)).metadata.labels.get(key) == value
 
         await eventually(there, timeout=90)
+
+    async def settled(self, name: str) -> None:
+        """Waits until all is written about a Ready claim and its Node: what nobody waits for comes after the conditions."""
+        await self.ready(name)
+        await self.labelled(name, "topology.kubernetes.io/region", "eastus")
+        node = (await self.get(name)).status.node_name
+
+        async def marked() -> bool:
+            found = await self.client.get(NODES, Key("", node))
+            return found.metadata.labels.get("karpenter.sh/initialized") == "true"
+
+        await eventually(marked, timeout=90)
 
     def calls(self, route: str) -> list[Any]:
         return [c for c in self.arm.wire.journal if c.route == route]

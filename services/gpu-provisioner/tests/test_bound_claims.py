@@ -43,5 +43,5 @@ async def test_a_claim_with_a_machine_is_served_though_its_requirements_are_refu
             assert "kaito.sh/agent-pool" not in claim.metadata.annotations, "its pool is what it is"
             await s.client.delete(NODES, Key("", machine.node_name))
             await eventually(lambda: s.is_gone(name), timeout=90)
-            assert "its node was deleted" in await s.event(name, "MachineLost")
+            await s.said(name, "MachineLost", "its node was deleted")
         assert s.calls("put") == []

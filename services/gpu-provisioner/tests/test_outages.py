@@ -165,7 +165,7 @@ async def test_spot_is_tried_first_and_what_comes_instead_is_labelled_so(
         node = await s.client.get(NODES, Key("", claim.status.node_name))
         await s.labelled(name, "karpenter.sh/capacity-type", "on-demand")
         assert node.metadata.labels["karpenter.sh/capacity-type"] == "on-demand"
-        assert "Trying" in await s.event(name, "InsufficientCapacity")
+        await s.said(name, "InsufficientCapacity", "Trying")
 
 
 async def test_zones_are_tried_in_the_claims_order(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
@@ -264,7 +264,7 @@ async def test_a_machine_that_never_joins_is_replaced_after_fifteen_minutes(
         await s.client.patch(NODECLAIMS, Key("", goes), {"metadata": {"finalizers": []}})
         await s.ready(stays, comes)
         assert len(s.pool().machines) == 2
-        assert "15 minutes" in await s.event(goes, "RegistrationTimeout")
+        await s.said(goes, "RegistrationTimeout", "15 minutes")
         assert service.metrics.replaced.labels("never joined")._value.get() == 1
 
 

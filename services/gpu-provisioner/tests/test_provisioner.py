@@ -1,7 +1,8 @@
 """The whole provisioner against a real kube-apiserver, the real Azure SDK and the ARM stand-in."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from provisioner_stage import Stage, stage
 
 from kaito_api.conditions import find_condition
 from kaito_api.meta import Key
-from kaito_api.resources import EVENTS, MACHINES, NODECLAIMS, NODES, PODS
+from kaito_api.resources import MACHINES, NODECLAIMS, NODES, PODS
 from kaito_local.arm.cloud import Timings
 from kaito_local.arm.faults import Fault, flat
 from kaito_local.pytest_plugin import ApiServer
@@ -38,12 +39,12 @@ async def test_a_claim_becomes_a_ready_node_and_leaves_nothing_behind(
 ) -> None:
     async with stage(apiserver, tmp_path) as s, s.provisioner():
         await s.claim(name)
-        await s.ready(name)
+        await s.settled(name)
         claim = await s.get(name)
         assert claim.status.provider_id.startswith("azure:///subscriptions/")
         assert claim.status.allocatable["nvidia.com/gpu"] == claim.status.capacity["nvidia.com/gpu"] == "1"
         assert claim.status.image_id.startswith("AKSUbuntu-2204gen2containerd-")
-        await s.labelled(name, "node.kubernetes.io/instance-type", "Standard_NC6s_v3")
+        assert claim.metadata.labels["node.kubernetes.io/instance-type"] == "Standard_NC6s_v3"
         node = await s.client.get(NODES, Key("", claim.status.node_name))
         assert node.metadata.labels["karpenter.sh/initialized"] == "true"
         assert node.metadata.finalizers == ["karpenter.sh/termination"]
@@ -78,8 +79,7 @@ async def test_startup_taints_hold_initialization_and_stay_removed(
         node = Key("", (await s.get(name)).status.node_name)
         assert {"cni.example.com/agent", "sku"} <= {t.key for t in (await s.client.get(NODES, node)).spec.taints}
         await s.client.patch(NODES, node, {"spec": {"taints": [lasting]}})
-        await s.ready(name)
-        await s.labelled(name, "topology.kubernetes.io/region", "eastus")  # written last
+        await s.settled(name)
         assert [t.key for t in (await s.client.get(NODES, node)).spec.taints] == ["sku"]
 
 
@@ -114,13 +114,11 @@ async def test_equal_claims_of_a_workspace_share_one_pool_and_one_leaves_by_name
     apiserver: ApiServer, tmp_path: Path, name: str
 ) -> None:
     names = [f"{name}{n}" for n in range(5)]
-    async with stage(apiserver, tmp_path) as s, s.provisioner():
-        for each in names:
-            await s.claim(each, workspace="uid-1")
+    async with stage(apiserver, tmp_path) as s, all_known_at_once(s, names):
         await s.ready(*names)
         (pool,) = s.arm.wire.cloud.pools.values()
         assert len(pool.machines) == 5
-        assert len(s.calls("put")) <= 3, "claims that come together share PUTs"
+        assert len(s.calls("put")) == 1, "claims that come together share a PUT"
         providers = {(await s.get(each)).status.provider_id for each in names}
         assert len(providers) == 5
         await s.client.delete(NODECLAIMS, Key("", names[2]))
@@ -134,30 +132,44 @@ async def test_equal_claims_of_a_workspace_share_one_pool_and_one_leaves_by_name
         await eventually(lambda: not s.arm.wire.cloud.pools, timeout=90)
 
 
+@asynccontextmanager
+async def all_known_at_once(s: Stage, names: list[str], *faults: Fault) -> AsyncIterator[None]:
+    """A provisioner that finds all claims of one workspace with their pool chosen, and that pool not yet asked for."""
+    s.arm.wire.faults.add(
+        Fault("list", "answer", status=503, times=1000)
+    )  # nothing is bought while nothing can be read
+    for each in names:
+        await s.claim(each, workspace="uid-1")
+    async with s.provisioner() as first:
+        await eventually(lambda: sum(c.finalized for c in first.observer.claims()) == len(names), timeout=90)
+    assert s.calls("put") == []
+    s.arm.wire.faults.clear()
+    for fault in faults:
+        s.arm.wire.faults.add(fault)
+    async with s.provisioner():
+        yield
+
+
 async def test_partial_allocation_keeps_what_came(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
     names = [f"{name}{n}" for n in range(5)]
-    async with stage(apiserver, tmp_path, timings=Timings(node=0.1, create=0.5)) as s:
-        # Nothing can be bought until all five are known, so that they are one PUT.
-        s.arm.wire.faults.add(Fault("put", "answer", status=503, times=1000))
-        for each in names:
-            await s.claim(each, workspace="uid-1")
-        async with s.provisioner() as service:
-            await eventually(lambda: sum(c.finalized for c in service.observer.claims()) == len(names), timeout=60)
-            s.arm.wire.faults.clear()
-            s.arm.wire.faults.add(Fault("put", "partial", machines=3, error=ALLOCATION))
+    fault = Fault("put", "partial", machines=3, error=ALLOCATION)
+    async with (
+        stage(apiserver, tmp_path, timings=Timings(node=0.1, create=0.5)) as s,
+        all_known_at_once(s, names, fault),
+    ):
 
-            def bought() -> list[int]:
-                return [call.body["properties"]["count"] for call in s.calls("put") if call.status < 300]
+        def asked() -> list[int]:
+            return [call.body["properties"]["count"] for call in s.calls("put")]
 
-            async def split() -> bool:
-                states = [await s.condition(each, "Launched") for each in names]
-                done = [state for state in states if state[0] == "True"]
-                failed = [state for state in states if state[1] == "InsufficientCapacity"]
-                assert (len(done), len(failed)) == (3, 2), (states, bought())
-                return True
+        async def split() -> bool:
+            states = [await s.condition(each, "Launched") for each in names]
+            done = [state for state in states if state[0] == "True"]
+            failed = [state for state in states if state[1] == "InsufficientCapacity"]
+            assert (len(done), len(failed)) == (3, 2), (states, asked())
+            return True
 
-            await eventually(split, timeout=60)
-            assert bought() == [5], "no second PUT before the failure is waited out"
+        await eventually(split, timeout=90)
+        assert asked() == [5], "no second PUT before the failure is waited out"
 
 
 async def test_the_next_instance_type_is_tried_after_a_stock_out(
@@ -170,8 +182,7 @@ async def test_the_next_instance_type_is_tried_after_a_stock_out(
         (pool,) = s.arm.wire.cloud.pools.values()
         assert pool.properties["vmSize"] == "Standard_NC12s_v3"
         await s.labelled(name, "node.kubernetes.io/instance-type", "Standard_NC12s_v3")
-        events = [e for e in await s.client.list(EVENTS) if e.involved_object.name == name]
-        assert any("Trying Standard_NC12s_v3" in e.message for e in events)
+        await s.said(name, "InsufficientCapacity", "Trying Standard_NC12s_v3")
 
 
 async def test_quota_is_said_with_its_numbers(apiserver: ApiServer, tmp_path: Path, name: str) -> None:
@@ -185,7 +196,7 @@ async def test_quota_is_said_with_its_numbers(apiserver: ApiServer, tmp_path: Pa
         assert "Ask Azure for more quota" in message
         assert len(s.calls("put")) == 1
         assert service.metrics.failures.labels("QuotaExceeded")._value.get() == 1
-        assert "requested 6, remaining 0" in await eventually(lambda: s.event(name, "QuotaExceeded"), timeout=90)
+        await s.said(name, "QuotaExceeded", "requested 6, remaining 0")
         await s.client.delete(NODECLAIMS, Key("", name))
         await eventually(lambda: s.is_gone(name), timeout=90)
 
