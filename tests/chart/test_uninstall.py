@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from security_record import read_record, rights
+from security_record import Right, read_record, rights
 
 from kaito_local.pytest_plugin import ApiServer
+from kubecore.testing.asserts import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -82,9 +83,13 @@ async def test_it_sees_workspaces_and_claims_with_rights_of_which_all_are_used(
         assert status == 1
         assert f"{namespace}/phi" in words or "and more" in words
         assert f"Claims, each a node that costs: {stray['metadata']['name']}" in words
-        record = read_record(apiserver, f"system:serviceaccount:{namespace}:{CHECK}", since)
-        assert record.used == rights(mine["ClusterRole"]["rules"])
-        assert {right.verb for right in record.used} == {"list"}
+        granted = rights(mine["ClusterRole"]["rules"])
+
+        def used() -> set[Right]:
+            return read_record(apiserver, f"system:serviceaccount:{namespace}:{CHECK}", since).used
+
+        await eventually(lambda: used() == granted)  # the apiserver writes its record after it has answered
+        assert {right.verb for right in granted} == {"list"}
 
 
 async def test_the_controllers_service_policy_and_budget_do_not_find_its_pod(render: Any) -> None:

@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from kubecore.testing.asserts import eventually
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTROLLER = "system:serviceaccount:kaito-system:kaito-controller"
 
@@ -189,20 +191,32 @@ async def policies(apiserver: Any) -> AsyncIterator[None]:
         yield
         for path, policy in zip(paths, objects, strict=True):
             await client.delete(f"{path}/{policy['metadata']['name']}")
+        await asyncio.gather(*(_out_of_force(client, *probe) for probe in PROBES))
 
 
-async def _in_force(client: Api, user: str, path: str, body: dict[str, Any], answer: str) -> None:
+async def _out_of_force(client: Api, *probe: Any) -> None:
+    """Returns when the policy refuses that dry run no longer: it takes the apiserver up to a second to forget it."""
+
+    async def forgotten() -> bool:
+        return not await _refuses(client, *probe)
+
+    await eventually(forgotten, timeout=60)
+
+
+async def _in_force(client: Api, *probe: Any) -> None:
     """Returns when a dry run is refused by the policy: nothing announces that the apiserver has loaded it."""
-    somebody = client.as_user(user, "system:masters")
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await somebody.create(f"{path}?dryRun=All", body)
-            except RefusedError as refused:
-                if answer in str(refused):
-                    return
-                raise
-            await asyncio.sleep(0.1)
+    await eventually(lambda: _refuses(client, *probe), timeout=60)
+
+
+async def _refuses(client: Api, user: str, path: str, body: dict[str, Any], answer: str) -> bool:
+    """Whether the policy answers to a dry run."""
+    try:
+        await client.as_user(user, "system:masters").create(f"{path}?dryRun=All", body)
+    except RefusedError as refused:
+        if answer in str(refused):
+            return True
+        raise
+    return False
 
 
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kubecore.testing.asserts import eventually
+
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("policies")]
 
 POD: dict[str, Any] = {
@@ -168,7 +170,8 @@ async def test_a_real_token_of_the_pod_with_the_real_role(
         {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}},
     )
     me = anonymous.with_token(answer["status"]["token"])
-    reported = await me.merge(pods(namespace, "w-0"), REPORT)
+    # The authorizer learns of the Role through a watch: until then the answer is an AssertionError, too.
+    reported = await eventually(lambda: me.merge(pods(namespace, "w-0"), REPORT))
     assert reported["metadata"]["annotations"]["kaito.sh/report.model-server"] == '{"v":1}'
     relabel = {"metadata": {"labels": {"a": "b"}}}
     assert ONLY_ANNOTATIONS in await me.refusal("PATCH", pods(namespace, "w-0"), relabel, MERGE)
@@ -202,4 +205,9 @@ async def test_a_token_that_is_not_bound_to_a_pod_is_worth_nothing(
         {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
     )
     me = anonymous.with_token(answer["status"]["token"])
-    assert ONLY_ITSELF in await me.refusal("PATCH", pods(namespace, "w-0"), REPORT, MERGE)
+
+    async def refused_by_the_policy() -> bool:
+        """And no longer by the authorizer, which learns of the binding through a watch."""
+        return ONLY_ITSELF in await me.refusal("PATCH", pods(namespace, "w-0"), REPORT, MERGE)
+
+    await eventually(refused_by_the_policy)

@@ -178,8 +178,12 @@ async def test_the_adapter_is_where_the_status_says_and_its_node_is_given_back(k
     found = status["tuning"]["output"]
     assert found["image"].endswith(f"/adapters/rainbow@{found['digest']}")
     assert (await manifest_of(found["image"])).headers["Docker-Content-Digest"] == found["digest"]
-    claims = (await kubectl.json("get", "nodeclaims"))["items"]
-    assert TUNING not in {claim["metadata"]["labels"].get("kaito.sh/workspace") for claim in claims}
+
+    async def given_back() -> bool:
+        claims = (await kubectl.json("get", "nodeclaims"))["items"]
+        return TUNING not in {claim["metadata"]["labels"].get("kaito.sh/workspace") for claim in claims}
+
+    await eventually(given_back, timeout=120)
     phases = {phase["name"] for phase in status["phases"] if "finishedAt" in phase}
     assert phases >= {"Nodes", "Weights", "Data", "Training", "Packaging"}
 
@@ -265,12 +269,12 @@ async def lost(kubectl: Kubectl, monitoring: Callable[[], Awaitable[Prometheus]]
         return (await manifest_of(f"{image}-ckpt")).status == 200
 
     try:
-        await eventually(kept, timeout=180)
+        await eventually(kept, timeout=400)
         before = await pods(kubectl)
         await kubectl("delete", "pod", *before, "--force", "--grace-period=0", timeout=60)
-        await eventually(lambda: told(kubectl, "goes on after step"), timeout=180)
+        await eventually(lambda: told(kubectl, "goes on after step"), timeout=400)
         await answers(await monitoring(), "tuning", workspace=LORA)
-        await kubectl("wait", f"workspace/{LORA}", "--for=condition=WorkspaceSucceeded", "--timeout=180s", timeout=190)
+        await kubectl("wait", f"workspace/{LORA}", "--for=condition=WorkspaceSucceeded", "--timeout=400s", timeout=410)
         return Lost(before, await pods(kubectl), (await kubectl.json("get", "workspace", LORA))["status"])
     finally:
         await kubectl("delete", "workspace", LORA, "--timeout=120s", timeout=130)
@@ -440,7 +444,7 @@ async def deleting_removes_nodes_and_pools(kubectl: Kubectl, plural: str, worksp
         nodes = {node["metadata"]["name"] for node in (await kubectl.json("get", "nodes"))["items"]}
         return nodes.isdisjoint(claim["status"]["nodeName"] for claim in claims) and pools().isdisjoint(went)
 
-    await eventually(gone, timeout=60)
+    await eventually(gone, timeout=120)
     left = {c["metadata"]["labels"].get("kaito.sh/workspace") for c in (await kubectl.json("get", plural))["items"]}
     assert left.isdisjoint(workspaces)
     for name in workspaces:

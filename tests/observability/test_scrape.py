@@ -121,7 +121,8 @@ def held_push() -> CollectorRegistry:
 @asynccontextmanager
 async def controller(apiserver: Any, namespace: str) -> AsyncIterator[int]:
     """The workspace-controller, electing itself; yields the port of its metrics."""
-    process = ProcessSettings(health_port=0, metrics_port=0, leader=LeaderConfig("workspace-controller", namespace))
+    leader = LeaderConfig("workspace-controller", namespace, lease_seconds=30, renew_deadline=20.0)
+    process = ProcessSettings(health_port=0, metrics_port=0, leader=leader)
     async with Transport(load_config(str(apiserver.kubeconfig)), user_agent="workspace-controller") as link:
         wired = await wire(Client(link), load_catalog(None), Settings(), process, registry=REGISTRY)
         async with asyncio.TaskGroup() as group:
@@ -179,8 +180,8 @@ async def test_every_query_of_every_dashboard_returns_data(apiserver: Any, names
 
         await server.answer(QUERIES)
         await nothing_counted_is_no_answer(server)
-        await variables_have_values(server)
-        await alerts_know_their_metrics(server)
+        await eventually(lambda: variables_have_values(server), timeout=PATIENCE)
+        await eventually(lambda: alerts_know_their_metrics(server), timeout=PATIENCE)
 
 
 async def nothing_counted_is_no_answer(server: Prometheus) -> None:
@@ -194,17 +195,18 @@ async def nothing_counted_is_no_answer(server: Prometheus) -> None:
             await server.answer([query], idle=idle, timeout=1)
 
 
-async def variables_have_values(server: Prometheus) -> None:
+async def variables_have_values(server: Prometheus) -> bool:
     for file in BOARDS:
         for variable in json.loads(file.read_text())["templating"]["list"]:
             if variable["type"] != "query":
                 continue
             metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]).groups()
             assert await server.get(f"label/{label}/values", **{"match[]": metric}), (file.stem, variable["name"])
+    return True
 
 
-async def alerts_know_their_metrics(server: Prometheus) -> None:
-    """The rules are loaded and healthy, and what they look at is exposed: with type and help, even before it happens."""
+async def alerts_know_their_metrics(server: Prometheus) -> bool:
+    """The rules are evaluated and healthy, and what they look at is exposed: with type and help, even before it happens."""
     known = set(await server.get("metadata"))
     known |= {f"{name}_total" for name in known}
     groups = (await server.get("rules"))["groups"]
@@ -216,6 +218,7 @@ async def alerts_know_their_metrics(server: Prometheus) -> None:
         assert metrics <= known, (rule["name"], metrics - known)
         for state in re.findall(r'state="(\w+)"', rule["query"]):
             assert state in {*WorkspaceState, "Failed"}, rule["name"]
+    return True
 
 
 def test_vllm_s_metrics_are_those_of_the_installed_release() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from kaito_local.errors import CommandError
 from kaito_local.pytest_plugin import ApiServer, temporary_namespace
 from kubecore.client import Client
 from kubecore.config import load_config
+from kubecore.testing.asserts import eventually
 from kubecore.transport import Transport
 
 NAMESPACE = "kaito-security"
@@ -34,6 +35,18 @@ class Release:
     def record(self, service: str) -> Record:
         """What the service has asked for."""
         return read_record(self.apiserver, f"system:serviceaccount:{NAMESPACE}:{service}", self.since)
+
+    async def whole_record(self, service: str, but: Set[str] = frozenset()) -> Record:
+        """What the service has asked for, once every right of its roles is in it, apart from those named in `but`."""
+
+        def complete() -> bool:
+            """The apiserver writes a line after its answer."""
+            unused = {str(right) for right in self.granted(service) - self.record(service).used} - but
+            assert not unused, ("granted and never used", sorted(unused))
+            return True
+
+        await eventually(complete, timeout=30)
+        return self.record(service)
 
     def granted(self, service: str) -> set[Right]:
         """What the roles of a service say, those in the release's namespace included."""

@@ -76,7 +76,8 @@ STAMP = datetime(2026, 1, 1, tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 @asynccontextmanager
 async def controller(kubeconfig: Path, settings: Settings) -> AsyncIterator[None]:
     """The whole controller as the holder of that kubeconfig, with election and the demand for the policies."""
-    leader = LeaderConfig(SERVICE, RELEASE)
+    # Patient: a machine that stands still for some seconds costs a process its lease, and ends it.
+    leader = LeaderConfig(SERVICE, RELEASE, lease_seconds=30, renew_deadline=20.0)
     process = ProcessSettings(
         health_port=0, metrics_port=0, sweep_seconds=0.5, leader=leader, required_policies=POLICIES
     )

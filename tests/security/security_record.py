@@ -58,6 +58,8 @@ def read_record(apiserver: ApiServer, user: str, since: int = 0) -> Record:
     with apiserver.audit_log.open() as log:
         log.seek(since)
         for line in log:
+            if not line.endswith("\n"):  # the apiserver is writing it
+                break
             event = json.loads(line)
             there = event.get("objectRef")
             if event["user"]["username"] != user or there is None:

@@ -136,16 +136,24 @@ async def test_errors_and_warnings_reach_the_user(
             words = await eventually(refused, timeout=30)
             assert "inference.preset.name" in words
             assert "did you mean" in words
-            code, words = await user(GOOD, preferredNodes=["mine"])
-            assert code == 0
-            assert "Warning: resource.preferredNodes is deprecated" in words
+
+            async def warned() -> bool:
+                """The apiserver does not wait for an answer that takes longer than two seconds."""
+                code, words = await user(GOOD, preferredNodes=["mine"])
+                assert code == 0, words
+                return "Warning: resource.preferredNodes is deprecated" in words
+
+            await eventually(warned, timeout=30)
             empty = {"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": ""}
             await client.patch(CONFIGURATIONS, Key("", CONFIGURATION), [empty])
             assert await eventually(refused, timeout=30)
-        record = release.record(SERVICE)
-        wanted = {"list", "watch", "patch"}
-        assert wanted == {r.verb for r in record.used if r.resource == "validatingwebhookconfigurations"}
-        assert not record.denied
+
+        def asked() -> set[str]:
+            used = release.record(SERVICE).used
+            return {right.verb for right in used if right.resource == "validatingwebhookconfigurations"}
+
+        await eventually(lambda: asked() == {"list", "watch", "patch"}, timeout=30)
+        assert not release.record(SERVICE).denied
 
 
 @asynccontextmanager
