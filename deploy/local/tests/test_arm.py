@@ -176,8 +176,8 @@ def test_taints_are_read_as_aks_writes_them(text: str, taint: dict[str, str]) ->
 
 async def test_operations_in_flight_end_with_the_server(tmp_path: Path) -> None:
     async with (
-        asyncio.timeout(10),
-        serve(tmp_path, RecordedNodes(), timings=Timings(create=60)) as arm,
+        asyncio.timeout(60),
+        serve(tmp_path, RecordedNodes(), timings=Timings(create=600)) as arm,
         sdk(arm, tmp_path) as client,
     ):
         await client.agent_pools.begin_create_or_update(arm.identity.resource_group, arm.identity.cluster, "ws1", POOL)

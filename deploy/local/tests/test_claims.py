@@ -68,7 +68,7 @@ async def test_a_claim_becomes_ready_and_its_deletion_takes_the_node_along(
             claim = await client.get(resource, Key("", name))
             return claim if is_true(claim.status.conditions, "Ready") else None
 
-        claim = await eventually(ready, timeout=20)
+        claim = await eventually(ready, timeout=60)
         assert claim.metadata.finalizers == [KARPENTER_FINALIZER]
         node = await client.get(NODES, Key("", claim.status.node_name))
         assert node.spec.provider_id == claim.status.provider_id
@@ -81,7 +81,7 @@ async def test_a_claim_becomes_ready_and_its_deletion_takes_the_node_along(
         assert types == {f"{prefix}Launched", f"{prefix}Registered", f"{prefix}Initialized", "Ready"}
 
         await client.delete(resource, Key("", name))
-        await eventually(lambda: is_gone(client, resource, name), timeout=20)
+        await eventually(lambda: is_gone(client, resource, name), timeout=60)
         assert await is_gone(client, NODES, claim.status.node_name)
 
 
@@ -97,13 +97,13 @@ async def test_a_claim_of_somebody_else_is_left_alone(client: Client) -> None:
         async def ready() -> bool:
             return is_true((await client.get(NODECLAIMS, Key("", ours))).status.conditions, "Ready")
 
-        await eventually(ready, timeout=20)  # the later claim is served: the earlier one has been passed over
+        await eventually(ready, timeout=60)  # the later claim is served: the earlier one has been passed over
         untouched = await client.get(NODECLAIMS, Key("", theirs))
         assert untouched.metadata.finalizers == []
         assert untouched.status.conditions == []
         await client.delete(NODECLAIMS, Key("", ours))
         await client.delete(NODECLAIMS, Key("", theirs))
-        await eventually(lambda: is_gone(client, NODECLAIMS, ours), timeout=20)
+        await eventually(lambda: is_gone(client, NODECLAIMS, ours), timeout=60)
 
 
 @pytest.mark.integration
@@ -116,13 +116,13 @@ async def test_a_claim_without_a_node_says_what_it_waits_for(client: Client) -> 
             claim = await client.get(NODECLAIMS, Key("", name))
             return claim if is_true(claim.status.conditions, ClaimCondition.LAUNCHED) else None
 
-        claim = await eventually(launched, timeout=20)
+        claim = await eventually(launched, timeout=60)
         rows = {condition.type: (condition.status, condition.reason) for condition in claim.status.conditions}
         assert rows["Registered"] == ("Unknown", "NodeNotFound")
         assert rows["Ready"] == ("Unknown", "ReconcilingDependents")
         assert claim.status.node_name == ""
         await client.delete(NODECLAIMS, Key("", name))
-        await eventually(lambda: is_gone(client, NODECLAIMS, name), timeout=20)
+        await eventually(lambda: is_gone(client, NODECLAIMS, name), timeout=60)
 
 
 def nodeclaim(uid: str = "u1") -> NodeClaim:

@@ -12,6 +12,7 @@ from kaito_local.kubeconfig import write_kubeconfig
 from kaito_local.kubectl import Kubectl
 from kaito_local.namespaces import NamespacePurger
 from kaito_local.pytest_plugin import ApiServer
+from kubecore.testing.asserts import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -36,8 +37,17 @@ async def test_pod_security_refuses_what_a_restricted_namespace_must_not_run(
 ) -> None:
     label = "pod-security.kubernetes.io/enforce=restricted"
     await apiserver.kubectl("label", "namespace", namespace, label)
-    with pytest.raises(CommandError, match='violates PodSecurity "restricted:latest"'):
-        await apiserver.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(PRIVILEGED_POD))
+
+    async def refused() -> str:
+        """What admission says; it learns of the label through a watch."""
+        words = ("create", "--dry-run=server", "-n", namespace, "-f", "-")
+        try:
+            await apiserver.kubectl(*words, stdin=json.dumps(PRIVILEGED_POD))
+        except CommandError as error:
+            return str(error)
+        return ""
+
+    assert 'violates PodSecurity "restricted:latest"' in await eventually(refused)
 
 
 async def test_the_version_is_the_pinned_one(apiserver: ApiServer) -> None:

@@ -35,7 +35,7 @@ async def test_the_log_keeps_both_streams(tmp_path: Path) -> None:
     table = ProcessTable(tmp_path)
     process = table.start("speaker", ["/bin/sh", "-c", "echo out; echo err >&2; exec sleep 60"])
     log = Path(process.log)
-    await eventually(lambda: log.read_text().count("\n") == 2, timeout=5)
+    await eventually(lambda: log.read_text().count("\n") == 2)
     assert log_tail(process).splitlines() == ["out", "err"]
     await table.stop("speaker")
 

@@ -45,8 +45,8 @@ def drip(bytes_at_once: int, head_pause: float = 0.0) -> Callable[[Request], Rep
 
 
 @pytest.mark.parametrize(
-    ("answer", "connections"),
-    [(drip(1), 3), (drip(400), 3), (drip(1500, head_pause=0.03), 4)],
+    ("answer", "stall", "connections"),
+    [(drip(1), 30, 3), (drip(400), 30, 3), (drip(1500, head_pause=0.03), 1, 4)],
     ids=["a byte", "less than a live line brings", "a slow head before each piece"],
 )
 async def test_a_dripping_registry_ends_a_pull(
@@ -54,11 +54,12 @@ async def test_a_dripping_registry_ends_a_pull(
     server: ScriptedServer,
     tmp_path: Path,
     answer: Callable[[Request], Reply | None],
+    stall: float,
     connections: int,
 ) -> None:
     script.add_artifact({"weights": BLOB})
     script.overrides.append(answer)
-    patience = Patience(attempts=3, stall=1, min_rate=1000, backoff=0.01, backoff_cap=0.05)
+    patience = Patience(attempts=3, stall=stall, min_rate=1000, backoff=0.01, backoff_cap=0.05)
     settings = RegistrySettings(plain_http_hosts={server.host}, patience=patience)
     async with asyncio.timeout(50):
         with pytest.raises(errors.Truncated):
@@ -69,7 +70,7 @@ async def test_a_dripping_registry_ends_a_pull(
 async def test_a_slow_body_counts_across_its_connections(
     script: ScriptedRegistry, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    """No connection lives long enough to be slow by itself."""
+    """No connection lives long enough to be slow by itself: it is the third one's 3 s that pass the 7.5 of the limit."""
     script.add_artifact({"weights": BLOB})
 
     def answer(request: Request) -> Reply | None:
@@ -77,10 +78,10 @@ async def test_a_slow_body_counts_across_its_connections(
         if found is None:
             return None
         assert isinstance(found.body, bytes)
-        return Reply(found.status, found.headers, [found.body, 2.1], found.length, hang_up=True)
+        return Reply(found.status, found.headers, [found.body, 3.0], found.length, hang_up=True)
 
     script.overrides.append(answer)
-    patience = Patience(attempts=4, stall=6, min_rate=1000, backoff=0.01, backoff_cap=0.05)
+    patience = Patience(attempts=4, stall=7.5, min_rate=1000, backoff=0.01, backoff_cap=0.05)
     settings = RegistrySettings(plain_http_hosts={server.host}, patience=patience)
     async with asyncio.timeout(50):
         with pytest.raises(errors.Unavailable, match="less than 1000 bytes/s"):

@@ -221,7 +221,7 @@ async def test_sigterm_ends_it_at_once(make_adapter: MakeAdapter) -> None:
     async with scripted_server(lambda _: Reply(200, body=[b"x", 60.0], length=10, head_pause=5.0)) as silent:
         command = ["push", str(make_adapter()), f"{silent.host}/a/b:v1", "--plain-http", silent.host]
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "adapter_packager", *command, stderr=PIPE)
-        await eventually(lambda: silent.requests, timeout=20)
+        await eventually(lambda: silent.requests, timeout=60)
         process.send_signal(signal.SIGTERM)
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
         assert (process.returncode, b"interrupted" in err) == (143, True)

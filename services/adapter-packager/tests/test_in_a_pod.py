@@ -205,10 +205,10 @@ async def test_a_secret_that_is_mounted_later_lets_the_check_through(
     folder = tmp_path / "secret"
     name = f"{locked_registry.host}/me/adapter:v1"
     process = await pod.start("check", name, "--hold", "30", "--push-secret-folder", folder)
-    await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "SecretMissing"], timeout=30)
+    await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "SecretMissing"], timeout=60)
     folder.mkdir()
     (folder / ".dockerconfigjson").write_bytes(locked_registry.dockerconfigjson())
-    await asyncio.wait_for(process.communicate(), 40)
+    await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, pod.last_word.state) == (0, "Done")
 
 
@@ -217,12 +217,12 @@ async def test_a_repaired_secret_lets_a_waiting_push_through(
 ) -> None:
     process = await pod.start("push", make_adapter(), f"{locked_registry.host}/me/adapter:v1", "--hold", "30")
     waiting = await eventually(
-        lambda: [report for report in apiserver_script.reports if report.reason == "SecretMissing"], timeout=20
+        lambda: [report for report in apiserver_script.reports if report.reason == "SecretMissing"], timeout=60
     )
     assert waiting[0].state == "Pushing"
     assert "trying for" in waiting[0].message
     apiserver_script.give(locked_registry.dockerconfigjson())
-    await asyncio.wait_for(process.communicate(), 30)
+    await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (0, "Done", "")
 
 
@@ -230,9 +230,9 @@ async def test_a_pod_that_is_stopped_says_so(
     make_adapter: MakeAdapter, apiserver_script: FakeApiserver, locked_registry: DockerRegistry, pod: Pod
 ) -> None:
     process = await pod.start("push", make_adapter(), f"{locked_registry.host}/me/adapter:v1", "--hold", "60")
-    await eventually(lambda: [report for report in apiserver_script.reports if report.reason], timeout=20)
+    await eventually(lambda: [report for report in apiserver_script.reports if report.reason], timeout=60)
     process.terminate()
-    await asyncio.wait_for(process.communicate(), 20)
+    await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, pod.last_word.state, pod.last_word.reason) == (143, "Failed", "Interrupted")
     assert apiserver_script.reports[-1] == pod.last_word
 
@@ -316,7 +316,7 @@ async def test_a_login_without_push_rights(
             return
         async with asyncio.TaskGroup() as group:
             pushing = group.create_task(pod.run("push", make_adapter(), *where, "--hold", "40"))
-            await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "Denied"], timeout=30)
+            await eventually(lambda: [r for r in apiserver_script.reports if r.reason == "Denied"], timeout=60)
             granted = True
         assert pushing.result() == 0
         assert "v1" in store.manifests

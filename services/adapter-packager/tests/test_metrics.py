@@ -54,33 +54,34 @@ def refusing(times: int, method: str, path: str, reply: Reply) -> Override:
     return lambda request: left.pop() if left and (request.method, path in request.path) == (method, True) else None
 
 
-async def pushed(host: str, adapter: Path, figures: Figures, clock: FakeClock, layout: Format) -> PushResult:
-    """Push with a clock of its own, which is moved on once an attempt has failed."""
+class Clock(FakeClock):
+    """A pause is over at once, and its time has passed; nothing else takes any."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.tick(seconds)
+        await asyncio.sleep(0)
+
+
+async def pushed(host: str, adapter: Path, figures: Figures, clock: Clock, layout: Format) -> PushResult:
     access = Access(settings=RegistrySettings(plain_http_hosts={host}), docker_config=adapter / "none")
-    pushing = publish(
-        folder.read(adapter),
-        Reference.parse(f"{host}/me/adapter:v1"),
-        access,
-        layout=layout,
-        sign_key=None,
-        hold=600.0,
-        clock=clock,
-        report=PodReport(clock, None, None),
-        figures=figures,
-        progress=lambda _done, _total: None,
-    )
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        task = group.create_task(pushing)
-        while not task.done():
-            await asyncio.sleep(0.01)
-            if any(name.startswith("retries") for name in numbers(figures)):
-                await clock.advance(5, step=5)
-    return task.result()
+    async with asyncio.timeout(60):
+        return await publish(
+            folder.read(adapter),
+            Reference.parse(f"{host}/me/adapter:v1"),
+            access,
+            layout=layout,
+            sign_key=None,
+            hold=600.0,
+            clock=clock,
+            report=PodReport(clock, None, None),
+            figures=figures,
+            progress=lambda _done, _total: None,
+        )
 
 
 @pytest.mark.parametrize("layout", Format)
 async def test_a_push_that_is_refused_at_first(make_adapter: MakeAdapter, layout: Format) -> None:
-    script, clock = ScriptedRegistry(), FakeClock()
+    script, clock = ScriptedRegistry(), Clock()
     script.overrides.append(refusing(3, "POST", "/blobs/uploads/", DENIED))
     figures, adapter = Figures(clock), make_adapter()
     async with scripted_server(script) as server:
@@ -96,7 +97,7 @@ async def test_a_push_that_is_refused_at_first(make_adapter: MakeAdapter, layout
 
 async def test_what_the_registry_has_is_skipped_and_what_is_lost_counts_again(make_adapter: MakeAdapter) -> None:
     """Files are blobs here: one is there already, and the upload of the weights breaks once."""
-    script, clock, adapter = ScriptedRegistry(), FakeClock(), make_adapter()
+    script, clock, adapter = ScriptedRegistry(), Clock(), make_adapter()
     package = build(folder.read(adapter), Format.MODELPACK)
     sizes = {blob.descriptor.digest: blob.descriptor.size for blob in package.blobs}
     weights = max(package.blobs, key=lambda blob: blob.descriptor.size)
@@ -121,7 +122,7 @@ async def test_what_the_registry_has_is_skipped_and_what_is_lost_counts_again(ma
 
 
 async def test_pushing_again_sends_nothing(make_adapter: MakeAdapter, registry: DockerRegistry) -> None:
-    adapter, clock = make_adapter(), FakeClock()
+    adapter, clock = make_adapter(), Clock()
     first, second = Figures(clock), Figures(clock)
     await pushed(registry.host, adapter, first, clock, Format.IMAGE)
     await pushed(registry.host, adapter, second, clock, Format.IMAGE)
@@ -159,14 +160,14 @@ async def scrape(session: aiohttp.ClientSession, port: int) -> Samples:
 
 @pytest.mark.slow
 async def test_the_page_of_a_push_that_is_held_and_then_slow(make_adapter: MakeAdapter) -> None:
-    """The program itself, scraped: no rights until the test gives them, then an answer that takes seconds."""
-    script, granted = ScriptedRegistry(), False
+    """The program itself, scraped: no rights until the test gives them, then an answer that the test holds back."""
+    script, granted, read = ScriptedRegistry(), False, asyncio.Event()
 
     def registry(request: Request) -> Reply:
         if request.method == "POST" and not granted:
             return DENIED
         reply = script(request)
-        return Reply(201, head_pause=0.1) if request.method == "PUT" and "/manifests/" in request.path else reply
+        return Reply(201, after=read) if request.method == "PUT" and "/manifests/" in request.path else reply
 
     (port,) = free_ports(1)
     async with scripted_server(registry) as server, aiohttp.ClientSession() as session:
@@ -192,6 +193,7 @@ async def test_the_page_of_a_push_that_is_held_and_then_slow(make_adapter: MakeA
         late = await eventually(sent, timeout=60)
         assert late["pushed_bytes_total"] > 10_000
         assert late["phase_seconds_total push"] > 0
+        read.set()
         await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0
         assert await scrape(session, port) == {}

@@ -72,6 +72,9 @@ async def _save(cloud: Cloud, memory: Path) -> None:
     while True:
         text = json.dumps(cloud.snapshot())
         if text != written:
-            memory.write_text(text)
+            # By renaming: whoever reads it, the next process of this stand-in among them, never finds half of it.
+            fresh = memory.with_suffix(".new")
+            fresh.write_text(text)
+            fresh.replace(memory)
             written = text
         await asyncio.sleep(SAVE_SECONDS)

@@ -34,5 +34,5 @@ class Meter:
             if now < self._next and self._done < self._total:
                 return
             self._next = now + _INTERVAL
-            done = self._done
-        self._loop.call_soon_threadsafe(self._callback, min(done, self._total), self._total)
+            # Under the lock: of two threads the one that has counted more must not be heard first.
+            self._loop.call_soon_threadsafe(self._callback, min(self._done, self._total), self._total)

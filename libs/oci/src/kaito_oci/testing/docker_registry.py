@@ -20,7 +20,7 @@ from typing import Any
 
 USER, PASSWORD = "packer", "correct horse"
 HTPASSWD = "packer:$2b$04$AuZYHnamagT3LhRc3Ef0NeTQ/UH3xD2CQcBokYx4Khx.HlxhYctWe\n"
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 _STACK = "KAITO_TEST_STACK"
 _OWN = f"this test needs a registry of its own, not a container of {_STACK}"
 

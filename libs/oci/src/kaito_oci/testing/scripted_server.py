@@ -37,6 +37,8 @@ class Reply:
     """Close the connection after the body."""
     head_pause: float = 0.0
     """Seconds between the bytes of the head."""
+    after: asyncio.Event | None = None
+    """Nothing is answered before it is set."""
 
 
 Handler = Callable[[Request], Reply]
@@ -106,6 +108,8 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 async def _answer(writer: asyncio.StreamWriter, request: Request, reply: Reply) -> bool:
+    if reply.after is not None:
+        await reply.after.wait()
     pieces = [reply.body] if isinstance(reply.body, bytes) else reply.body
     length = sum(len(piece) for piece in pieces if isinstance(piece, bytes)) if reply.length is None else reply.length
     head = {"Content-Length": str(length), **reply.headers}
