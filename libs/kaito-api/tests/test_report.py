@@ -181,6 +181,20 @@ def test_a_long_message_is_cut_before_anything_is_left_out() -> None:
     assert report.adapters == FULL.adapters
 
 
+@pytest.mark.parametrize("limit", [1024, 16384])
+def test_words_of_a_foreign_file_that_are_no_text_do_not_silence_the_container(limit: int) -> None:
+    """A writer that fails on them would end the server, and its last word with it."""
+    adapter = AdapterReport(
+        name="tax", state="Failed", reason="AdapterFileMissing", message="adapter_\udcff.bin is a pickle"
+    )
+    report = decode(
+        encode(Report(state="Failed", at=AT, message="half a pair: \ud83d", adapters=[adapter]), limit).decode()
+    )
+    assert report is not None
+    assert (report.message, report.at) == ("half a pair: ?", AT)
+    assert [item.message for item in report.adapters] == ["adapter_?.bin is a pickle"]
+
+
 def test_a_limit_that_no_report_fits_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1024"):
         encode(FULL, 100)

@@ -146,6 +146,8 @@ class Reason(StrEnum):
     DATA_INVALID = "DataInvalid"
     DATA_UNAVAILABLE = "DataUnavailable"
     DISK_FULL = "DiskFull"
+    OUTPUT_UNWRITABLE = "OutputUnwritable"
+    """The volume for a tuning's result takes no file from the tuner; nothing was trained."""
     INTERRUPTED = "Interrupted"
     """The pod was told to stop before it was done; the next one goes on from the last checkpoint."""
     TRAINING_FAILED = "TrainingFailed"

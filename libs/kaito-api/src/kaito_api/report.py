@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
@@ -114,10 +114,10 @@ def encode(report: Report, limit: int = ANNOTATION_LIMIT) -> bytes:
     if limit < 1024:
         raise ValueError(f"limit must be at least 1024 bytes, got {limit}")
     for candidate in _shrunk(report):
-        data = _encoder.encode(candidate)
+        data = _encoded(candidate)
         if len(data) <= limit:
             return data
-    return _encoder.encode(
+    return _encoded(
         Report(
             state=report.state[:32],
             at=report.at,
@@ -137,6 +137,25 @@ def decode(text: str) -> Report | None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
         return None
     return report if report.v == VERSION else None
+
+
+def _encoded(report: Report) -> bytes:
+    try:
+        return _encoder.encode(report)
+    except UnicodeEncodeError:
+        # Words of a foreign file: its name, or half of a surrogate pair in its JSON. No JSON of ours can hold these.
+        return _encoder.encode(_legible(msgspec.to_builtins(report)))
+
+
+def _legible(value: Any) -> Any:
+    """Return what a JSON document is made of, with a question mark for each thing in its texts that is no character."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_legible(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _legible(part) for name, part in value.items()}
+    return value
 
 
 def _shrunk(report: Report) -> Iterator[Report]:
