@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,14 @@ job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
 emit = Emitter(job.events)
 def step(n): emit(Stepped(step=n, epoch=0, loss=1.0, learning_rate=1, tokens_per_second=1, peak_memory_bytes=1))
 """
-PATIENT = Deadlines(load=30, step=30, grace=30)
+PATIENT = Deadlines(load=60, step=60, grace=60)
 
 
 async def play(
-    tmp_path: Path, script: str, limits: Deadlines = PATIENT, stop_at: int | None = None
+    tmp_path: Path, script: str, limits: Deadlines = PATIENT, stop_at: int | None = None, before: str = ""
 ) -> tuple[End, list[Event]]:
     program = tmp_path / "child.py"
-    program.write_text(PROLOGUE + script)
+    program.write_text(before + PROLOGUE + script)
     heard: list[Event] = []
     stop = asyncio.Event()
 
@@ -59,6 +60,14 @@ async def play(
 
     end = await child.run(JOB, lambda path: [sys.executable, str(program), str(path)], hear, stop, limits)
     return end, heard
+
+
+def gone(state: Path) -> bool:
+    """Whether a process has ended, by its `/proc/PID/stat`."""
+    try:
+        return state.read_text().rpartition(") ")[2][0] == "Z"  # a zombie waits for its parent alone
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 async def test_events_arrive_in_order_and_to_the_last_one(tmp_path: Path) -> None:
@@ -132,14 +141,7 @@ os._exit(1)
     _, heard = await play(tmp_path, script)
     assert isinstance(heard[0], Note)
     state = Path(f"/proc/{heard[0].message}/stat")
-
-    def gone() -> bool:
-        try:
-            return state.read_text().rpartition(") ")[2][0] == "Z"  # a zombie waits for PID 1 alone
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-
-    await eventually(gone, timeout=10)
+    await eventually(lambda: gone(state), timeout=60)
 
 
 def test_the_child_knows_no_secrets_and_no_cluster() -> None:
@@ -183,6 +185,42 @@ sys.exit(70)
     end, heard = await play(tmp_path, script)
     assert end.failure == Failed(code=71, message="the second GPU is full")
     assert not any(isinstance(event, Note) for event in heard)
+
+
+WAITS_FOR_ITS_TURN = """
+import os, pathlib, sys, time
+here = pathlib.Path(sys.argv[0]).parent
+(here / "pid.new").write_text(str(os.getpid()))
+(here / "pid.new").rename(here / "pid")
+while not (here / "go").exists():
+    time.sleep(0.01)
+"""
+
+
+async def test_a_child_that_is_gone_before_anybody_listens_is_heard_all_the_same(tmp_path: Path) -> None:
+    """A supervisor that gets no CPU for a moment: its loop finds the connections, the words and the end all at once."""
+    script = """
+other = Emitter(job.events, first=False)
+other(Failed(code=71, message="the second GPU is full"))
+step(1)
+emit(Failed(code=70, message="connection closed by peer"))
+sys.exit(70)
+"""
+    pid, go = tmp_path / "pid", tmp_path / "go"
+
+    async def starve() -> None:
+        await eventually(pid.exists, timeout=60)
+        go.touch()
+        state = Path("/proc") / pid.read_text() / "stat"
+        while not gone(state):
+            time.sleep(0.01)  # noqa: ASYNC251 - on purpose: nothing else of this loop may run
+        time.sleep(0.3)  # noqa: ASYNC251 - so that a thread that waits for the child has told the loop as well
+
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        group.create_task(starve())
+        end, heard = await play(tmp_path, script, before=WAITS_FOR_ITS_TURN)
+    assert [event.step for event in heard if isinstance(event, Stepped)] == [1]
+    assert end == End(status=70, failure=Failed(code=71, message="the second GPU is full"))
 
 
 async def test_a_child_that_failed_and_stays_is_killed_within_seconds(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tuner.room import RESERVE, Room
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-LIMITS = Limits(pauses=BackoffPolicy(base=0.01), attempts=3, total_seconds=20, silence_seconds=5)
+LIMITS = Limits(pauses=BackoffPolicy(base=0.01), attempts=3, total_seconds=120, silence_seconds=60)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,7 +55,7 @@ async def host() -> AsyncIterator[Host]:
 
 async def get(host: Host, folder: Path, *, fragment: str = "", url: str = "", limits: Limits = LIMITS) -> Fetched:
     policy = Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)}))
-    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+    async with guard.session(policy, connect_seconds=60, silence_seconds=60) as client:
         where = location.parse((url or host.url()) + fragment, policy)
         return await Downloader(client, folder, policy, limits).download(where, lambda done, total: None)
 
@@ -149,7 +149,7 @@ async def test_answers_that_end_a_download(
 async def test_a_name_that_leads_to_a_private_address_is_never_connected_to(host: Host, tmp_path: Path) -> None:
     host.script = [whole()]
     policy = Policy(plain_http=True)  # nothing allowed by name: localhost resolves to loopback
-    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+    async with guard.session(policy, connect_seconds=60, silence_seconds=60) as client:
         where = location.parse(host.url(host="localhost"), policy)
         with pytest.raises(FatalError, match="not an address of the public internet"):
             await Downloader(client, tmp_path, policy, LIMITS).download(where, lambda done, total: None)
@@ -159,7 +159,7 @@ async def test_a_name_that_leads_to_a_private_address_is_never_connected_to(host
 async def test_the_allowed_port_is_exact(host: Host, tmp_path: Path) -> None:
     host.script = [whole()]
     policy = Policy(plain_http=True, allowed_hosts=frozenset({("127.0.0.1", host.port + 1)}))
-    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+    async with guard.session(policy, connect_seconds=60, silence_seconds=60) as client:
         where = location.parse(host.url(), policy)
         with pytest.raises(FatalError, match="not an address of the public internet"):
             await Downloader(client, tmp_path, policy, LIMITS).download(where, lambda done, total: None)
@@ -210,7 +210,7 @@ async def test_files_together_stay_within_what_the_folder_may_hold(host: Host, t
     policy = Policy(allowed_hosts=frozenset({("127.0.0.1", host.port)}))
     room = Room(folder=str(tmp_path), limit=RESERVE + len(CONTENT) * 3 // 2)
     (tmp_path / "downloads").mkdir()
-    async with guard.session(policy, connect_seconds=5, silence_seconds=5) as client:
+    async with guard.session(policy, connect_seconds=60, silence_seconds=60) as client:
         downloader = Downloader(client, tmp_path / "downloads", policy, LIMITS, room=room)
         one, other = (location.parse(host.url(path), policy) for path in ("/one", "/other"))
         await downloader.download(one, lambda done, total: None)
@@ -297,9 +297,9 @@ async def test_a_server_that_accepts_and_says_nothing_is_named_without_the_query
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     policy = Policy(allowed_hosts=frozenset({("127.0.0.1", port)}))
-    async with server, guard.session(policy, connect_seconds=0.3, silence_seconds=5) as client:
+    async with server, guard.session(policy, connect_seconds=0.3, silence_seconds=60) as client:
         where = location.parse(f"https://127.0.0.1:{port}/rows.jsonl?sig=hush", policy)
-        limits = Limits(pauses=BackoffPolicy(base=0.01), attempts=1, total_seconds=30)
+        limits = Limits(pauses=BackoffPolicy(base=0.01), attempts=1, total_seconds=120)
         with pytest.raises(FatalError, match="no answer in time") as caught:
             await Downloader(client, tmp_path, policy, limits).download(where, lambda done, total: None)
     assert "hush" not in str(caught.value)

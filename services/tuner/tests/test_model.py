@@ -32,7 +32,8 @@ from tuner.job import Job
 from tuner.memory import Sharding
 from tuner.packing_check import packed_equals_single
 from tuner.schedule import Hardware
-from tuner.train import Run, disk_full, out_of_memory
+from tuner.shortage import disk_full, out_of_memory
+from tuner.train import Run
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,6 +11,7 @@ from tuner.schedule import (
     Hardware,
     arguments,
     batch,
+    kept_checkpoints,
     max_length,
     precision,
     save_steps,
@@ -152,13 +153,18 @@ def test_nothing_held_out_is_nothing_evaluated() -> None:
 
 
 def test_early_stopping_keeps_the_best_checkpoint() -> None:
-    made = arguments(
-        Recipe(method=Method.LORA, patience=2), Batch(8, 1), CPU, Counts(train=80, held_out=4), padding_free=True
-    )
+    recipe = Recipe(method=Method.LORA, patience=2)
+    made = arguments(recipe, Batch(8, 1), CPU, Counts(train=80, held_out=4), padding_free=True)
     assert made["load_best_model_at_end"]
-    assert (made["metric_for_best_model"], made["greater_is_better"], made["save_total_limit"]) == (
-        "eval_loss",
-        False,
-        2,
-    )
+    assert (made["metric_for_best_model"], made["greater_is_better"]) == ("eval_loss", False)
     assert made["save_steps"] == made["eval_steps"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "patience", "kept"), [({}, None, 2), ({"save_total_limit": 1}, None, 1), ({"save_total_limit": 1}, 3, 2)]
+)
+def test_how_many_checkpoints_stay(asked: dict[str, int], patience: int | None, kept: int) -> None:
+    recipe = Recipe(method=Method.LORA, training=asked, patience=patience)
+    assert kept_checkpoints(recipe) == kept
+    made = arguments(recipe, Batch(8, 1), CPU, Counts(train=80, held_out=4), padding_free=True)
+    assert made["save_total_limit"] is None, "the trainer's own rotation would go by the clock"

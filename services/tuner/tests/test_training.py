@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
@@ -21,6 +22,7 @@ import kaito_oci
 from kaito_api.report import Report, decode
 from kaito_local.demo_model.artifact import trained_model
 from kaito_local.demo_model.questions import load_pairs
+from kaito_local.ports import free_ports
 from kaito_oci.testing.docker_registry import docker_registry
 from kubecore.testing.asserts import eventually
 from tuner import checkpoints
@@ -102,6 +104,13 @@ def child_of(pid: int) -> int | None:
     return None
 
 
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 async def brought_by_an_image(tuning: Tuning) -> None:
     """Put the rows into an image's /data, and bring them back as the Job's init container `data` does."""
     data = tuning.folder / "data"
@@ -153,6 +162,8 @@ class Killed:
         assert child is not None, "the training is over"
         for pid in [process.pid, child] if pod else [child]:
             os.kill(pid, signal.SIGKILL)
+        # What it was doing in the kernel it still ends; the child after it needs seconds before its first checkpoint.
+        await eventually(lambda: ended(child), timeout=60)
         self.steps.append(self._whole())
 
     def _whole(self) -> int:
@@ -271,19 +282,37 @@ class TestKilledAndResumed:
         assert {path.name: path.stat().st_mtime_ns for path in tuning.output.iterdir()} == before
 
 
+async def step_of(port: int) -> float:
+    """The step that the supervisor has heard of, 0 before there is any."""
+    timeout = aiohttp.ClientTimeout(total=30)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"http://127.0.0.1:{port}/metrics") as answer,
+        ):
+            page = await answer.text()
+    except aiohttp.ClientConnectionError:
+        return 0
+    return next(float(line.split()[1]) for line in page.splitlines() if line.startswith("kaito_tuner_step "))
+
+
 async def stopped_in_a_step(tuning: Tuning, *more: str) -> list[str]:
-    """Start, send SIGTERM while it trains, and return the names of the whole checkpoints that are left."""
-    process = await tuning.start(*more)
-    # The child tells the supervisor of its first step through the last word only at the end, so wait for the log.
-    assert process.stderr is not None
-    head = b""
-    async with asyncio.timeout(400):
-        while b'"state":"Training"' not in head:
-            head += await process.stderr.readline()
-        while b'"step":' not in head:
-            head += await process.stderr.readline()
-    process.send_signal(signal.SIGTERM)
-    assert await tuning.end(process) == 143, tuning.log
+    """Start, send SIGTERM after the first step, and return the names of the whole checkpoints that are left.
+
+    The log has a line at the beginning and then one in 15 seconds, in which a fast machine takes all steps of a test.
+    """
+    (port,) = free_ports(1)
+    process = await tuning.start("--metrics-port", str(port), *more)
+    async with asyncio.TaskGroup() as group:
+        ending = group.create_task(tuning.end(process))
+
+        async def stepped() -> bool:
+            return ending.done() or await step_of(port) >= 1
+
+        await eventually(stepped, timeout=400)
+        assert not ending.done(), tuning.log
+        process.send_signal(signal.SIGTERM)
+    assert ending.result() == 143, tuning.log
     assert tuning.last_word().reason == "Interrupted"
     return [path.parent.name for path in (tuning.output / ".checkpoints").glob(f"*/{checkpoints.MANIFEST}")]
 

@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tuner import checkpoints, overflow
-from tuner.events import Emitter, Evaluated, Note, Saved, Stepped
+from tuner.events import Emitter, Evaluated, Evaluating, Note, Saved, Stepped
 from tuner.exits import ExitCode, FatalError
+from tuner.heartbeat import Heartbeat
 
 
 class AllStepsTakenError(Exception):
     """The checkpoint that was loaded is the one after the last step: nothing is left but to save the adapter."""
 
 
+def out_of_patience(stateful: Mapping[str, Any]) -> bool:
+    """Whether the early stop had come when the states of these callbacks were kept, as trainer_state.json has them. Pure."""
+    kept = stateful.get("EarlyStoppingCallback")
+    if not isinstance(kept, dict):
+        return False
+    patience = kept.get("args", {}).get("early_stopping_patience", math.inf)
+    return bool(kept.get("attributes", {}).get("early_stopping_patience_counter", 0) >= patience)
+
+
 class RunCallback(TrainerCallback):  # type: ignore[misc]
     """One per process; only the first process speaks and seals."""
 
-    def __init__(self, emit: Emitter, folder: Path, key: str, *, first: bool) -> None:
+    def __init__(
+        self, emit: Emitter, folder: Path, key: str, *, first: bool, keep: int = 0, interrupted: bool = False
+    ) -> None:
+        """`keep` is the number of checkpoints that stay (checkpoints.rotate); `interrupted`: SIGTERM has come already."""
         self._emit = emit
+        self._beat = Heartbeat(emit)
         self._folder = folder
         self._key = key
+        self._keep = keep
         self._first = first
         self._clock = time.monotonic()
         self._tokens = 0.0
         self._speed = 0.0
         self._skipped = 0
         self.last_step_seconds = 0.0
-        self.interrupted = False
+        self.interrupted = interrupted
 
     def interrupt(self) -> None:
         """Ask for a checkpoint and the end after the present step."""
@@ -39,7 +55,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Raise AllStepsTakenError where no step is left; the trainer looks only after a step, and would take one too many."""
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps or out_of_patience(state.stateful_callbacks):
             raise AllStepsTakenError
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -83,6 +99,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
                 )
             )
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say that the evaluation goes on: it can take longer than a step may."""
+        if self._first:
+            self._beat(Evaluating(step=state.global_step))
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Report the loss on the held-out samples."""
         if self._first and metrics is not None and "eval_loss" in metrics:
@@ -95,9 +116,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         self._clock = time.monotonic()  # an evaluation is not counted as training time
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal the checkpoint that was just written."""
+        """Seal the checkpoint that was just written; only then may older ones go."""
         if self._first:
             checkpoints.seal(self._folder, state.global_step, self._key)
+            best = state.best_model_checkpoint
+            checkpoints.rotate(self._folder, state.global_step, self._keep, Path(best) if best is not None else None)
             self._emit(Saved(step=state.global_step))
 
     def _agreed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -12,8 +13,9 @@ import msgspec
 from tuner import folder_manifest
 
 MANIFEST: Final = "kaito_manifest.json"
-_NAME: Final = re.compile(r"checkpoint-(\d+)")
+_NAME: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _LIMIT: Final = "micro_limit"
+_logger = logging.getLogger(__name__)
 
 
 class _Limit(msgspec.Struct, frozen=True):
@@ -36,8 +38,20 @@ def latest_whole(folder: Path, key: str) -> Path | None:
         if found is None and folder_manifest.whole(path, MANIFEST, key):
             found = path
         elif found is None or not (path / MANIFEST).is_file():
-            shutil.rmtree(path)
+            _remove(path)
     return found
+
+
+def rotate(folder: Path, newest: int, keep: int, best: Path | None = None) -> None:
+    """Leave `keep` checkpoints up to the one of step `newest`, and `best`; the clock has no say. 0 keeps all.
+
+    To be called when the newest one is sealed: until then the one before it is the last that is whole. What cannot be deleted
+    stays: it costs room, not the training.
+    """
+    older = [step for step in sorted(_steps(folder), reverse=True) if step < newest]
+    for step in older[keep - 1 :] if keep > 0 else []:
+        if step != step_of(best):
+            shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -56,10 +70,13 @@ def of_another_run(folder: Path, key: str) -> int:
 
 
 def prune(folder: Path) -> None:
-    """Delete all checkpoints and what belongs to them: the adapter is finished."""
-    for step in _steps(folder):
-        shutil.rmtree(folder / f"checkpoint-{step}")
-    (folder / _LIMIT).unlink(missing_ok=True)
+    """Delete all checkpoints and what belongs to them: the adapter is finished. What cannot be deleted is said, and stays."""
+    try:
+        for step in _steps(folder):
+            _remove(folder / f"checkpoint-{step}")
+        (folder / _LIMIT).unlink(missing_ok=True)
+    except OSError as error:
+        _logger.warning("checkpoints stay though the adapter is finished", extra={"error": str(error)})
 
 
 def read_limit(folder: Path, key: str) -> int | None:
@@ -79,8 +96,17 @@ def write_limit(folder: Path, key: str, samples: int) -> None:
     partial.replace(folder / _LIMIT)
 
 
+def _remove(path: Path) -> None:
+    """Delete a checkpoint, or what has taken the name of one: a link goes, what it leads to stays."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
 def _steps(folder: Path) -> list[int]:
+    """Steps of everything that has the name of a checkpoint, a file too: the trainer could not write its own there."""
     if not folder.is_dir():
         return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
     return [int(match[1]) for match in matches if match]

@@ -58,6 +58,8 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     hung: bool = False
     killed_for_memory: bool = False
     """The kernel's OOM killer was at work meanwhile."""
+    before_steps: bool = False
+    """Where it was killed for memory: it had not come to the first step yet."""
 
 
 async def run(
@@ -89,7 +91,13 @@ async def run(
                 _kill_group(process.pid)
                 await process.wait()
             kills = cgroup.oom_kills_since(before)
-    return End(status=status, failure=telling(heard.failures), hung=hung, killed_for_memory=bool(kills))
+    return End(
+        status=status,
+        failure=telling(heard.failures),
+        hung=hung,
+        killed_for_memory=bool(kills),
+        before_steps=bool(kills) and not heard.begun,
+    )
 
 
 def command(processes: int, job: Path) -> list[str]:
@@ -123,6 +131,8 @@ class _Heard:
     def __init__(self) -> None:
         self.first: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
         self.failures: list[Failed] = []
+        self.begun = False
+        """Whether the steps have begun."""
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one connection. Each says in its first line whose it is."""
@@ -188,6 +198,7 @@ async def _listen(
                 heard.note(event)
                 patience = KILL_SECONDS
             elif isinstance(event, Started | Stepped):
+                heard.begun = True
                 slowest = max(slowest, loop.time() - began if isinstance(event, Stepped) else 0.0)
                 patience = max(limits.step, _SLOW_FACTOR * slowest)
             if event is not None:

@@ -10,6 +10,13 @@ import msgspec
 from tuner.data.preview import Preview
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The data is being read."""
+
+    rows: int
+    """So far, of all files."""
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The data is read."""
 
@@ -39,6 +46,13 @@ class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     learning_rate: float
     tokens_per_second: float
     peak_memory_bytes: int
+
+
+class Evaluating(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The held-out samples are being looked at."""
+
+    step: int
+    """After which."""
 
 
 class Evaluated(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -76,6 +90,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     message: str
     before_steps: bool = False
     """It failed where the size of the micro-batch plays no part yet: reading the data, loading the base."""
+    reason: str = ""
+    """Where the code's own says too little (exits.FatalError)."""
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -84,7 +100,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     step: int
 
 
-Event: TypeAlias = Prepared | Started | Stepped | Evaluated | Saved | Note | Estimated | Failed | Finished
+Event: TypeAlias = (
+    Reading | Prepared | Started | Stepped | Evaluating | Evaluated | Saved | Note | Estimated | Failed | Finished
+)
 LINE_LIMIT: Final = 1 << 20
 FIRST: Final = b"first\n"
 """First line of the connection of the process that speaks for all; the others connect only to tell how they failed."""

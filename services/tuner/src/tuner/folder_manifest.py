@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -59,10 +60,13 @@ def whole(folder: Path, name: str, key: str) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in the folder survive a power cut."""
+    """Make renames in the folder survive a power cut, where the file system knows how to."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

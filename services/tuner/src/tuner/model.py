@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +14,13 @@ from tuner import memory, schedule
 from tuner.config.recipe import ALL_LINEAR, Recipe
 from tuner.exits import ExitCode, FatalError
 from tuner.schedule import Hardware
+from tuner.shortage import out_of_memory
 
 _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PATIENCE: Final = timedelta(days=7)
+"""Of processes with each other. Who dies ends the others (launch), and the supervisor ends who is silent."""
+_NAMED: Final = 3
+"""Weights that are named in a message."""
 
 
 def context_length(folder: Path) -> int:
@@ -38,7 +45,8 @@ def hardware() -> Hardware:
     cuda = bool(torch.cuda.is_available())
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
-        PartialState(cpu=not cuda)
+        # While the first process reads the data, the others wait longer than a collective operation usually may.
+        PartialState(cpu=not cuda, timeout=_PATIENCE)
     # V100 and T4 emulate bfloat16 in software, slower than float32: what counts is the compute capability.
     bf16 = torch.cuda.get_device_capability()[0] >= 8 if cuda else bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return Hardware(cuda=cuda, bf16=bf16, processes=processes)
@@ -59,14 +67,35 @@ def load_tokenizer(folder: Path, recipe: Recipe) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    except FatalError:  # SIGTERM
+        raise
+    except Exception as error:  # the Rust library raises a bare one
+        words = " ".join(str(error).split())
+        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the tokenizer in {folder} cannot be loaded: {words}") from error
     if recipe.chat_template:
-        path = Path(recipe.chat_template)
-        tokenizer.chat_template = path.read_text() if path.is_file() else recipe.chat_template
+        tokenizer.chat_template = _chat_template(recipe.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise FatalError(
+            ExitCode.WEIGHTS_INVALID,
+            f"the tokenizer in {folder} names no eos_token and no pad_token: samples could neither be padded nor end; name "
+            "them in its tokenizer_config.json",
+        )
     return tokenizer
+
+
+def _chat_template(given: str) -> str:
+    """The template itself, or the file that has it. Raises FatalError."""
+    if "{" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise FatalError(
+            ExitCode.CONFIG_INVALID,
+            f"ModelConfig.chat_template: {given!r} is no template, and no file that has one: {error}",
+        ) from error
 
 
 def sharding(folder: Path, recipe: Recipe, found: Hardware, tokens: int, wanted: str) -> memory.Sharding:
@@ -112,11 +141,39 @@ def load_base(folder: Path, recipe: Recipe, found: Hardware, sharded: memory.Sha
     if recipe.quantization is not None:
         arguments["quantization_config"] = _bits_and_bytes(recipe, dtype, sharded)
     try:
-        base = AutoModelForCausalLM.from_pretrained(folder, **arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the model in {folder} cannot be loaded: {error}") from error
+        base, found_in_files = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **arguments)
+    except FatalError:  # SIGTERM
+        raise
+    except Exception as error:  # damaged files show themselves in errors of any kind
+        if out_of_memory(error):
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise FatalError(ExitCode.WEIGHTS_INVALID, f"the model in {folder} cannot be loaded: {words}") from error
+    _require_whole(folder, found_in_files["missing_keys"])
     keep_differentiable(base)
     return base
+
+
+def _require_whole(folder: Path, missing: Collection[str]) -> None:
+    """transformers draws weights that no file has at random, and only logs it. Raises FatalError."""
+    if missing:
+        named = ", ".join(sorted(missing)[:_NAMED])
+        raise FatalError(
+            ExitCode.WEIGHTS_INVALID,
+            f"the files in {folder} lack {len(missing)} weights of the model ({named}): a shard or a part of the index is "
+            "missing, or they belong to another architecture; bring the weights anew",
+        )
+
+
+def require_embeddings(base: Any, largest: int) -> None:
+    """Make sure that the model has an embedding for the `largest` token of the data. Raises FatalError."""
+    rows = base.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise FatalError(
+            ExitCode.WEIGHTS_INVALID,
+            f"the tokenizer makes tokens up to {largest} of this data, but the model has embeddings for {rows} only: tokenizer "
+            "and weights do not belong together; bring both anew",
+        )
 
 
 def keep_differentiable(base: Any) -> None:

@@ -186,7 +186,7 @@ def _add_training(add: Callable[..., object], default: Callable[[str, str], str]
     add("--restarts", type=flags.whole(), default=restarts, help="restarts of a child that makes no progress")
     for name, seconds, text in (
         ("hang", "1800", "longest silence while training"),
-        ("load", "3600", "longest time to the first step"),
+        ("load", "3600", "longest silence before the first step"),
         ("grace", "100", "time for a checkpoint after SIGTERM; keep 15 s less than the pod's grace period"),
     ):
         given = default(f"{name.upper()}_SECONDS", seconds)

@@ -82,7 +82,7 @@ def write(
     (staging / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     (staging / "README.md").write_text(readme(report, facts), encoding="utf-8")
     for path in staging.iterdir():
-        path.chmod(_MODE)
+        _let_read(path)
 
 
 def publish(staging: Path, output: Path, key: str, request: str = "") -> None:
@@ -92,9 +92,16 @@ def publish(staging: Path, output: Path, key: str, request: str = "") -> None:
     for name in _FILES:
         partial = output / f".{name}.partial"
         shutil.copyfile(staging / name, partial)  # the output may be another file system
-        partial.chmod(_MODE)
+        _let_read(partial)
         partial.replace(output / name)
     folder_manifest.seal(output, MANIFEST, key, _FILES, request=request)
+
+
+def _let_read(path: Path) -> None:
+    """Let everybody read the file. One that everybody may read is left alone: on a share (SMB) the mount decides, and chmod is
+    refused."""
+    if path.stat().st_mode & _MODE != _MODE:
+        path.chmod(_MODE)
 
 
 def copied(output: Path, folder: Path) -> None:

@@ -19,6 +19,8 @@ MAX_LENGTH: Final = 4096
 SAVES: Final = 10
 """Checkpoints spread over a run, where the user says nothing."""
 MAX_SAVE_STEPS: Final = 500
+KEPT: Final = 2
+"""Checkpoints that stay, where the user says nothing."""
 _OWN: Final = frozenset({"max_length", "eval_strategy", "gradient_accumulation_steps", "per_device_train_batch_size"})
 
 
@@ -101,6 +103,12 @@ def save_steps(recipe: Recipe, steps: int) -> int:
     return max(1, math.ceil(asked * steps) if asked < 1 else int(asked))
 
 
+def kept_checkpoints(recipe: Recipe) -> int:
+    """How many checkpoints stay, 0 for all; where the best one counts, the newest stays beside it."""
+    asked: int = max(0, recipe.training.get("save_total_limit", KEPT))
+    return asked if recipe.patience is None or asked == 0 else max(2, asked)
+
+
 def _eval_batch(recipe: Recipe, made: Batch) -> int:
     """Samples of an evaluation's forward pass: as asked for, until memory ran out; that may have been there."""
     asked = int(recipe.training.get("per_device_eval_batch_size", made.micro))
@@ -120,7 +128,6 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "num_train_epochs": EPOCHS,
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARMUP_SHARE,
-        "save_total_limit": 2,
         "gradient_checkpointing": hardware.cuda,
         "optim": "adamw_torch_fused",
         "ddp_find_unused_parameters": False,
@@ -135,6 +142,7 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
         "fp16": bool(recipe.training.get("fp16", hardware.cuda and not bf16 and computed != "float32")),
         "save_strategy": "steps",
         "save_steps": every,
+        "save_total_limit": None,  # the trainer's own rotation goes by the clock, and comes before the new one is whole
         "eval_strategy": "steps" if evaluates else "no",
         "eval_steps": recipe.training.get("eval_steps", every),
         "logging_strategy": "steps",
@@ -152,7 +160,6 @@ def arguments(recipe: Recipe, made: Batch, hardware: Hardware, counts: Counts, *
             "metric_for_best_model": "eval_loss",
             "greater_is_better": False,
             "restore_callback_states_from_checkpoint": True,
-            "save_total_limit": max(2, recipe.training.get("save_total_limit", 2)),
         }
     if "train_sampling_strategy" not in recipe.training:
         result["train_sampling_strategy"] = "random" if padding_free else "group_by_length"

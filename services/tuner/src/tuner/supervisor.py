@@ -6,7 +6,6 @@ Imports nothing heavy: while the child fills the memory, this process stays smal
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -18,11 +17,11 @@ import msgspec
 
 from kaito_api.report import Progress, TuningReport
 from kubecore.termination import termination_log
-from tuner import checkpoints, child, cluster, job, options, result, schedule, sources
+from tuner import checkpoints, child, cluster, job, options, output_volume, result, schedule, sources
 from tuner.config.document import ROOT
 from tuner.config.recipe import Recipe, parse
 from tuner.data.fetch import Fetched
-from tuner.events import Estimated, Evaluated, Event, Note, Prepared, Saved, Started, Stepped
+from tuner.events import Estimated, Evaluated, Event, Note, Prepared, Reading, Saved, Started, Stepped
 from tuner.exits import REASONS, ExitCode, FatalError
 from tuner.figures import Figures
 from tuner.keeper import OTHER, Keeper, keeper
@@ -71,12 +70,15 @@ class Supervisor:
         request = await asyncio.to_thread(job.request_key, recipe, settings.model, settings.run)
         if request and await self._finished(request=request):
             return
-        files = await self._unless_stopped(self._fetch())
+        files = await self._unless_stopped(self._fetch(recipe))
         self._reporter.state("Checking", message="reading the data")
         run = await asyncio.to_thread(job.run_key, recipe, settings.model, files)
         key = job.result_key(settings.owner, run)
         if await self._finished(key=key, request=request):
             return
+        if not settings.dry_run:
+            for folder in (settings.output, settings.checkpoints):
+                await asyncio.to_thread(output_volume.require_writable, folder)
         work = settings.work / run[:16]
         await self._train_and_keep(
             job.Job(
@@ -116,13 +118,13 @@ class Supervisor:
         self._reporter.state("Done", message="an earlier pod finished the adapter; the registry had kept it")
         return True
 
-    async def _fetch(self) -> tuple[Fetched, ...]:
+    async def _fetch(self, recipe: Recipe) -> tuple[Fetched, ...]:
         self._reporter.state("Fetching", message="bringing the data")
 
         def moved(done: int, total: int) -> None:
             self._reporter.progress(Progress(phase="data", done=done, total=total, unit="bytes"))
 
-        return await sources.fetch(self._settings, moved)
+        return await sources.fetch(self._settings, recipe.data.file, moved)
 
     async def _train_and_keep(self, plan: job.Job, key: str) -> None:
         """Train for the result `key`, and meanwhile send every checkpoint to the registry where there is one for them."""
@@ -178,6 +180,8 @@ class Supervisor:
         if self._keeper is not None and isinstance(event, Saved):
             self._keeper.offer(event.step, self._micro_limit)
         match event:
+            case Reading(rows=rows):
+                self._reporter.progress(Progress(phase="data", done=rows, unit="rows"))
             case Prepared(preview=preview):
                 for number, text in enumerate(preview.examples, 1):
                     _logger.info("sample", extra={"number": number, "text": text})
@@ -284,11 +288,11 @@ def _left_by_others(plan: job.Job, key: str, output: Path) -> str:
 
 
 def _publish(staging: Path, output: Path, key: str, request: str) -> None:
-    """Move the adapter to the output. Raises FatalError where that is full."""
+    """Move the adapter to the output. Raises FatalError where that takes no more."""
     try:
         result.publish(staging, output, key, request)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        cause = output_volume.failure(output, error)
+        if cause is None:
             raise
-        words = f"{output} has no room for the adapter: {error.strerror}; give the output volume more"
-        raise FatalError(ExitCode.DISK_FULL, words) from error
+        raise cause from error

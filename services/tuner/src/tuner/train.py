@@ -5,7 +5,6 @@ A process of its own, so that a crash of CUDA, a hang or a kill costs the superv
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import logging
 import os
@@ -17,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tuner import checkpoints, model, result, row_attention, schedule
+from tuner import checkpoints, model, output_volume, result, row_attention, schedule
 from tuner.config import reserved
 from tuner.data import prepare
 from tuner.data.tokens import Encoder
-from tuner.events import Emitter, Estimated, Failed, Finished, Note, Prepared, Started
+from tuner.events import Emitter, Estimated, Failed, Finished, Note, Prepared, Reading, Started
 from tuner.exits import ExitCode, FatalError
+from tuner.heartbeat import Heartbeat
 from tuner.job import Job
 from tuner.memory import Sharding, fsdp_arguments
 from tuner.packing_check import packed_equals_single
 from tuner.room import require
+from tuner.shortage import disk_full, out_of_memory
 
 if TYPE_CHECKING:
     from tuner.callbacks import RunCallback
@@ -36,10 +37,6 @@ ROW_TOKENS: Final = 4096
 """Longest row of joined samples, in tokens: without a flash kernel attention costs the square of it."""
 DRY_STEPS: Final = 2
 """Steps of a dry run; the first one is slow, so the second one is taken for the estimate."""
-_NO_MEMORY: Final = ("can't allocate memory", "out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's allocator for CPUs, CUDA itself, C++ and cuBLAS say in a plain RuntimeError."""
-_NO_ROOM: Final = ("No space left on device", "Disk quota exceeded", "unexpected pos ", "PytorchStreamWriter failed")
-"""What safetensors says in an error of its own, and torch where its archive stops growing: it does not tell why."""
 _SHARED: Final = "samples of a micro-batch share a row, without padding"
 
 
@@ -54,12 +51,17 @@ class Run:
         self.begun = False
         """Whether the steps have begun."""
         self._callback: RunCallback | None = None
+        self._interrupted = False
+        """SIGTERM came before there was a callback to tell."""
         self._sharded = Sharding.DDP
         self._precision = ""
 
     def interrupt(self, *_: object) -> None:
         """Handle SIGTERM: stop after the present step, with a checkpoint; before the first step, at once."""
         if self._callback is None:
+            self._interrupted = (
+                True  # an error that is raised here can be lost, in a finaliser or a library that catches all
+            )
             raise FatalError(ExitCode.INTERRUPTED, "stopped before the first step")
         self._callback.interrupt()
 
@@ -72,15 +74,12 @@ class Run:
         found = model.hardware()
         tokenizer = model.load_tokenizer(Path(job.model), job.recipe)
         longest = schedule.max_length(job.recipe, model.context_length(Path(job.model)))
-        encoder = Encoder(tokenizer, max_length=longest, assistant_only=job.recipe.assistant_only)
-        with model.first_process_first(found):
-            preview = prepare.prepare(job.files, job.recipe.data, encoder, Path(job.prepared), job.room)
-        if self.first:
-            self.emit(Prepared(preview=preview))
+        preview = self._prepared(found, tokenizer, longest)
         made = schedule.batch(job.recipe, found.processes, job.micro_limit)
         tokens = made.micro * preview.longest
         self._sharded = model.sharding(Path(job.model), job.recipe, found, tokens, job.sharding)
         base = model.load_base(Path(job.model), job.recipe, found, self._sharded)
+        model.require_embeddings(base, preview.largest_token)
         average = preview.tokens / preview.samples
         padding_free, words = self._packing(base, found, made, average)
         train_set, held_out = self._datasets(longest, made.per_device * found.processes)
@@ -122,6 +121,23 @@ class Run:
         if self.first:
             self._save(preview, seconds, words, steps, weights)
         _leave()
+
+    def _prepared(self, found: schedule.Hardware, tokenizer: Any, longest: int) -> Preview:
+        """Read the data, and say what it is like."""
+        job, beat = self.job, Heartbeat(self.emit)
+        encoder = Encoder(tokenizer, max_length=longest, assistant_only=job.recipe.assistant_only)
+        with model.first_process_first(found):
+            preview = prepare.prepare(
+                job.files,
+                job.recipe.data,
+                encoder,
+                Path(job.prepared),
+                job.room,
+                moved=lambda rows: beat(Reading(rows=rows)),
+            )
+        if self.first:
+            self.emit(Prepared(preview=preview))
+        return preview
 
     def _check_room(self) -> None:
         """The finished adapter, and a copy of it for the registry, must fit: a training that ends in an eviction repeats it."""
@@ -191,7 +207,14 @@ class Run:
             arguments |= {"train_sampling_strategy": "sequential", "load_best_model_at_end": False}
         try:
             config = SFTConfig(output_dir=job.checkpoints, **arguments)
-            self._callback = RunCallback(self.emit, Path(job.checkpoints), job.key, first=self.first)
+            self._callback = RunCallback(
+                self.emit,
+                Path(job.checkpoints),
+                job.key,
+                keep=schedule.kept_checkpoints(job.recipe),
+                first=self.first,
+                interrupted=self._interrupted,
+            )
             callbacks: list[Any] = [self._callback]
             if job.recipe.patience is not None and not job.dry_run:
                 callbacks.append(EarlyStoppingCallback(job.recipe.patience, job.recipe.threshold))
@@ -297,6 +320,10 @@ def main() -> int:
         emit(Failed(code=int(error.code), message=str(error)))
         return int(error.code)
     except Exception as error:
+        refused = output_volume.refusal(error, Path(job.checkpoints))
+        if refused is not None:
+            emit(Failed(code=int(refused.code), message=str(refused), reason=refused.reason))
+            return int(refused.code)
         if disk_full(error):
             where = getattr(error, "filename", None) or f"a checkpoint in {job.checkpoints}"
             message = f"no space left for {where}; give the output volume more ({error})"[:1000]
@@ -309,24 +336,6 @@ def main() -> int:
         emit(Failed(code=int(ExitCode.OUT_OF_MEMORY), message=message, before_steps=not run.begun))
         return int(ExitCode.OUT_OF_MEMORY)
     return int(ExitCode.OK)
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an exception says that a disk, or a share of one, is full."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in _NO_ROOM)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the GPU or of the machine, ran out."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
-    )
 
 
 if __name__ == "__main__":

@@ -27,16 +27,13 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
     if stopping:
         return FatalError(ExitCode.INTERRUPTED, "stopped by SIGTERM; a new pod goes on from the last checkpoint")
     said = ExitCode(end.failure.code) if end.failure is not None else None
-    if end.failure is not None and said is ExitCode.OUT_OF_MEMORY and end.failure.before_steps:
-        return FatalError(
-            ExitCode.OUT_OF_MEMORY,
-            f"memory runs out before the first step, with base model, adapter and data alone ({end.failure.message}): "
-            "use method qlora, a lower LoraConfig.r, or a larger instance type",
-        )
+    early = _no_memory_for_a_step(end)
+    if early is not None:
+        return early
     if said is ExitCode.OUT_OF_MEMORY or end.killed_for_memory:
         return _out_of_memory(batch, killed=end.killed_for_memory)
     if end.failure is not None and said is not ExitCode.INTERRUPTED:
-        return FatalError(ExitCode(end.failure.code), end.failure.message)
+        return FatalError(ExitCode(end.failure.code), end.failure.message, end.failure.reason)
     if end.hung:
         what = "the training was silent for too long and was killed; its log says where it stood"
         return (
@@ -49,6 +46,24 @@ def verdict(end: End, batch: Batch, *, stopping: bool, left: int) -> Again | Fat
         return Again(message=f"the training ended {how} and goes on from the last checkpoint")
     return FatalError(
         ExitCode.TRAINING_FAILED, f"the training ended {how}, again and again without a step forward; see the pod's log"
+    )
+
+
+def _no_memory_for_a_step(end: End) -> FatalError | None:
+    """Memory ran out before the first step, where no size of the micro-batch helps."""
+    if end.failure is None and end.killed_for_memory and end.before_steps:
+        return FatalError(
+            ExitCode.OUT_OF_MEMORY,
+            "the kernel killed the training for lack of memory before the first step, with base model, adapter and data alone: "
+            "give the tuner more memory, or take a larger instance type",
+            Reason.CONTAINER_OOM_KILLED,
+        )
+    if end.failure is None or end.failure.code != ExitCode.OUT_OF_MEMORY or not end.failure.before_steps:
+        return None
+    return FatalError(
+        ExitCode.OUT_OF_MEMORY,
+        f"memory runs out before the first step, with base model, adapter and data alone ({end.failure.message}): "
+        "use method qlora, a lower LoraConfig.r, or a larger instance type",
     )
 
 

@@ -47,6 +47,8 @@ _MAGIC: Final = (
     (b"ARROW1", "an Arrow file"),
     (b"\x80\x04\x95", "a Python pickle"),
     (b"\x89HDF", "an HDF5 file"),
+    (b"\xff\xfe", "UTF-16 text: convert it to UTF-8"),
+    (b"\xfe\xff", "UTF-16 text: convert it to UTF-8"),
     (b"version https://git-lfs", "a Git LFS pointer, not the data behind it"),
 )
 _KNOWN: Final = "parquet, json, jsonl, csv, or one of these in gzip"

@@ -40,7 +40,11 @@ class GuardedResolver(AbstractResolver):
 
 
 def session(policy: Policy, *, connect_seconds: float, silence_seconds: float) -> aiohttp.ClientSession:
-    """Make the session for downloads: no proxies from the environment, no cookies, no compression on the way."""
+    """Make the session for downloads: no proxies from the environment, no cookies, no compression on the way.
+
+    What a host compresses all the same is kept as it comes (gzip is seen by the content): length, ETag, ranges and a pin are
+    those of the bytes on the way.
+    """
     timeout = aiohttp.ClientTimeout(
         total=None,
         sock_connect=connect_seconds,
@@ -51,6 +55,7 @@ def session(policy: Policy, *, connect_seconds: float, silence_seconds: float) -
         connector=aiohttp.TCPConnector(resolver=GuardedResolver(policy), limit=4, use_dns_cache=False),
         timeout=timeout,
         trust_env=False,
+        auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "kaito-tuner"},
     )

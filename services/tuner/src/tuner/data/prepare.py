@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +29,18 @@ _COLUMNAR: Final = (detect.Format.CSV, detect.Format.PARQUET)
 _BATCH: Final = 1000
 
 
+Moved = Callable[[int], None]
+"""Called with the number of rows that were read, after each."""
+
+
 def prepare(
-    files: Sequence[Fetched], settings: DatasetSettings, encoder: Encoder, folder: Path, room: Room | None = None
+    files: Sequence[Fetched],
+    settings: DatasetSettings,
+    encoder: Encoder,
+    folder: Path,
+    room: Room | None = None,
+    *,
+    moved: Moved = lambda rows: None,
 ) -> Preview:
     """Write `folder`/samples.arrow and preview.json; a folder that has both is taken as it is. Raises FatalError.
 
@@ -41,7 +51,7 @@ def prepare(
     except (FileNotFoundError, msgspec.MsgspecError):
         pass  # nothing yet, or a run that was interrupted: the preview is written last
     folder.mkdir(parents=True, exist_ok=True)
-    stream = _Stream(settings, encoder)
+    stream = _Stream(settings, encoder, moved)
     _write(folder / TABLE, stream.read(files), room)
     tally = stream.tally
     if tally.samples == 0:
@@ -61,7 +71,7 @@ def split(count: int, settings: DatasetSettings) -> tuple[list[int], list[int]]:
         random.Random(settings.seed).shuffle(order)
     if settings.train_share >= 1 or count < MIN_SAMPLES_TO_HOLD_OUT:
         return order, []
-    held = min(MAX_HELD_OUT, max(1, round(count * (1 - settings.train_share))))
+    held = min(MAX_HELD_OUT, max(1, round(count * (1 - settings.train_share))), count - 1)
     return order[held:], order[:held]
 
 
@@ -75,9 +85,10 @@ def longest_first(order: Sequence[int], lengths: Sequence[int], count: int) -> l
 class _Stream:
     """The tokens of all files, counted while they pass."""
 
-    def __init__(self, settings: DatasetSettings, encoder: Encoder) -> None:
+    def __init__(self, settings: DatasetSettings, encoder: Encoder, moved: Moved) -> None:
         self._settings = settings
         self._encoder = encoder
+        self._moved = moved
         self.tally = Tally()
         self.sources: list[Source] = []
 
@@ -99,6 +110,7 @@ class _Stream:
             if self._settings.max_rows is not None and self.tally.samples >= self._settings.max_rows:
                 break
             self.tally.rows += 1
+            self._moved(self.tally.rows)
             if isinstance(row, BadRow):
                 self._bad(row.why)
                 continue
@@ -138,7 +150,13 @@ class _Stream:
         if trained == 0:
             self.tally.without_loss += 1
             return None
-        self.tally.take(length=len(tokens.ids), trained=trained, cut=tokens.cut, whole_loss=tokens.whole_loss)
+        self.tally.take(
+            length=len(tokens.ids),
+            trained=trained,
+            cut=tokens.cut,
+            whole_loss=tokens.whole_loss,
+            largest=max(tokens.ids),
+        )
         if len(self.tally.examples) < SHOWN_SAMPLES:
             self.tally.examples.append(self._encoder.render(sample)[:SHOWN_CHARACTERS])
         return tokens

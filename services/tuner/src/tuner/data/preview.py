@@ -58,6 +58,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """Samples whose loss is on everything, for the assistant's part could not be told."""
     mask_source: str
     examples: tuple[str, ...]
+    largest_token: int = 0
+    """Largest number of a token: the model must have an embedding for it."""
 
     def summary(self) -> str:
         """One line for status and log."""
@@ -85,14 +87,15 @@ class Tally:
     """Counts while the rows stream by."""
 
     def __init__(self) -> None:
-        self.rows = self.samples = self.tokens = self.trained_tokens = self.longest = 0
+        self.rows = self.samples = self.tokens = self.trained_tokens = self.longest = self.largest = 0
         self.truncated = self.cut_tokens = self.without_loss = self.whole_loss = 0
         self.bad: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
         self.examples: list[str] = []
 
-    def take(self, *, length: int, trained: int, cut: int, whole_loss: bool) -> None:
+    def take(self, *, length: int, trained: int, cut: int, whole_loss: bool, largest: int = 0) -> None:
         """Count one sample that is kept."""
+        self.largest = max(self.largest, largest)
         self.samples += 1
         self.tokens += length
         self.trained_tokens += trained
@@ -126,6 +129,7 @@ class Tally:
             whole_loss=self.whole_loss,
             mask_source=mask_source,
             examples=tuple(self.examples),
+            largest_token=self.largest,
         )
 
 

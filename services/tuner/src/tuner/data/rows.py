@@ -20,6 +20,7 @@ MAX_JSON: Final = 2 * 1024**3
 """Bytes of a JSON file that is one value, which must be read at once. Use jsonl for more."""
 MAX_UNPACKED: Final = 64 * 1024**3
 _BATCH: Final = 1024
+_NOT_UTF8: Final = "not UTF-8 text"
 
 Row = dict[str, Any]
 
@@ -82,10 +83,30 @@ def _parquet(path: Path) -> Iterator[Row | BadRow]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                yield from batch.to_pylist()
+            # Dates and times are no text, and some have no value in Python: the year 10000, a time zone that nobody knows.
+            columns = [field.name for field in file.schema_arrow if not pyarrow.types.is_temporal(field.type)]
+            for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                yield from _rows_of(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise UnreadableError(f"it is a damaged parquet file: {error}") from error
+
+
+def _rows_of(batch: Any) -> Iterator[Row | BadRow]:
+    """The rows of a batch; where one of its texts cannot be read, row by row."""
+    found = _values(batch)
+    if isinstance(found, BadRow):
+        singly = (_values(batch.slice(number, 1)) for number in range(batch.num_rows))
+        found = [row for rows in singly for row in ([rows] if isinstance(rows, BadRow) else rows)]
+    yield from found
+
+
+def _values(batch: Any) -> list[Row | BadRow] | BadRow:
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        return BadRow(_NOT_UTF8)
+    except (ValueError, OverflowError):
+        return BadRow("a value that Python cannot hold")
 
 
 def _json(file: IO[bytes]) -> Iterator[Row | BadRow]:
@@ -94,6 +115,8 @@ def _json(file: IO[bytes]) -> Iterator[Row | BadRow]:
         raise UnreadableError(f"it is one JSON value of more than {MAX_JSON} bytes: write one object a line (jsonl)")
     try:
         content = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"it is not UTF-8 text ({error.reason}): convert it to UTF-8") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnreadableError(f"it is not valid JSON: {error}") from error
     if isinstance(content, dict):
@@ -127,7 +150,8 @@ def _jsonl(file: IO[bytes]) -> Iterator[Row | BadRow]:
 
 def _csv(file: IO[bytes], delimiter: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(MAX_LINE)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    # Bytes that are not UTF-8 become lone surrogates: with a mark in their place the row would be trained on as if it were whole.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     header = _header(reader)
     while True:
@@ -140,11 +164,24 @@ def _csv(file: IO[bytes], delimiter: str) -> Iterator[Row | BadRow]:
             cells, why = [], f"not valid CSV: {error}"
         if cells and len(cells) != len(header):
             why = f"{len(cells)} cells where the header has {len(header)}"
+        elif not all(map(_whole, cells)):
+            why = _NOT_UTF8
         if why:
             # A quotation mark without its end takes the lines below along: each of them is a row that is lost.
             yield from [BadRow(why)] * (reader.line_num - before)
         elif cells:
             yield dict(zip(header, cells, strict=True))
+
+
+def _whole(text: str) -> bool:
+    """Whether the text can be written as UTF-8: a lone surrogate cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:

@@ -5,7 +5,6 @@ A prompt with its completion becomes a conversation of two turns: that is how th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -76,6 +75,7 @@ _ROLES: Final = {
     "function": "tool",
     "developer": "system",
 }
+_CALLS: Final = ("tool_calls", "function_call")
 _FORMS: Final = (
     "messages, conversations, prompt/completion, instruction/input/output, instruction/context/response, text"
 )
@@ -132,20 +132,32 @@ def _conversation(row: Mapping[str, Any], column: str) -> Sample:
     value = row.get(column)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
             raise RowError(f"{column} is text that is not JSON") from error
     if not isinstance(value, list) or not value:
         raise RowError(f"{column} is not a list of turns")
     turns = tuple(_turn(entry) for entry in value)
     if row.get("system") and isinstance(row["system"], str) and turns[0].role != "system":
         turns = (Message("system", row["system"]), *turns)
-    return _talk(turns, tools=row.get("tools") or None)
+    return _talk(turns, tools=_tools(row.get("tools")))
+
+
+def _tools(given: Any) -> Any:
+    """The list of tools, for tables that hold it as JSON text; what is none is left to the chat template to refuse."""
+    if isinstance(given, str):
+        try:
+            given = msgspec.json.decode(given)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+            return given
+    return given or None
 
 
 def _turn(entry: Any) -> Message:
     if not isinstance(entry, dict):
         raise RowError("a turn is not an object")
+    if any(entry.get(name) for name in _CALLS):
+        raise RowError("a turn calls a tool: calls are not trained on, and without it the turn would be another one")
     role = entry.get("role", entry.get("from"))
     content = entry.get("content", entry.get("value"))
     if isinstance(content, list):  # parts, as vision chats have them
