@@ -58,6 +58,8 @@ def cut(folder: Path) -> None:
         (lambda f: (f / "adapter_config.json").unlink(), "AdapterFileMissing"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "AdapterConfigInvalid"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "AdapterConfigInvalid"),
+        (lambda f: (f / "adapter_config.json").write_text('{"a":' * 100_000), "AdapterConfigInvalid"),
+        (config(modules_to_save=["\ud800"]), "AdapterConfigInvalid"),
     ],
 )
 def test_refusals(adapter: Path, base: Base, damage: Callable[[Path], object], reason: str) -> None:

@@ -45,6 +45,17 @@ def test_each_strength_has_its_folder(store: AdapterStore, source: Path) -> None
     assert store.stage(source, V) != store.stage(source, Version("a", V.digest, "1"))
 
 
+def test_names_of_any_length_that_the_api_allows_have_folders_of_their_own(store: AdapterStore, source: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    source.rename(store.pulled(digest))
+    versions = [Version("a" * 252 + last, digest, "0.123456") for last in ("b", "c")]
+    folders = [store.stage(store.pulled(digest), version) for version in versions]
+    assert len(set(folders)) == 2
+    assert set(store.staged(digest)) == set(folders)
+    store.remove(versions[0])
+    assert store.staged(digest) == [folders[1]]
+
+
 def test_the_source_stays_as_it_was(store: AdapterStore, source: Path) -> None:
     before = (source / "adapter_config.json").read_bytes()
     store.stage(source, V)

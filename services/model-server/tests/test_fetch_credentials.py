@@ -175,8 +175,8 @@ async def test_the_command_goes_on_when_the_right_comes(script: Apiserver, kubec
             *(sys.executable, "-m", "model_server", "fetch", *arguments),
             env=os.environ | pod | {"MODEL_SERVER_TERMINATION_LOG": str(log)},
         )
-        waiting = await eventually(lambda: [r for r in script.reports if r.reason == "WaitingForAccess"], timeout=40)
+        waiting = await eventually(lambda: [r for r in script.reports if r.reason == "WaitingForAccess"], timeout=60)
         assert waiting[0].state == "Pulling"
         script.secret = secret(registry.dockerconfigjson())
         # The login works, and nobody pushed these rows.
-        assert await asyncio.wait_for(process.wait(), 50) == ExitCode.WEIGHTS_MISSING, log.read_text()
+        assert await asyncio.wait_for(process.wait(), 100) == ExitCode.WEIGHTS_MISSING, log.read_text()

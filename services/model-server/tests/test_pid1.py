@@ -52,7 +52,7 @@ class Init:
 
     def end(self) -> int:
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         finally:
             self.process.kill()
             assert self.process.stdout is not None

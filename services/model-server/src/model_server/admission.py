@@ -5,10 +5,15 @@ Plain ASGI: on the path of every streamed token it adds one function call.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 
+from fastapi import HTTPException
+
+from model_server.answer import SHUT_DOWN, Answer, broken_off
 from model_server.body import Body
 from model_server.lifecycle import Flight, Lifecycle
 from model_server.limits import RETRY_AFTER_BUSY_SECONDS, RETRY_AFTER_DRAINING_SECONDS, Verdict, admit
@@ -18,6 +23,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+UNUSED_BODY_SECONDS: Final = 5.0
+"""How long a client that is refused anyway may take to send its body; its connection is closed afterwards."""
 
 _REFUSALS: Final = {
     Verdict.BUSY: (
@@ -65,6 +73,8 @@ class AdmissionMiddleware:
             sequences=self._sequences(),
             batch=self._batch,
         )
+        if verdict is Verdict.DRAINING:
+            await _take(receive)
         if verdict is not Verdict.ADMIT:
             await self._refuse(verdict, send)
             return
@@ -72,31 +82,39 @@ class AdmissionMiddleware:
             await self._forward(flight, scope, receive, send)
 
     async def _forward(self, flight: Flight, scope: Message, receive: Receive, send: Send) -> None:
-        status = 0
-
-        async def observed(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if flight.retry_after:
-                    headers = [*message.get("headers", ()), (b"retry-after", str(flight.retry_after).encode())]
-                    message = {**message, "headers": headers}
-            flight.unsent = message
-            try:
-                await send(message)
-            finally:
-                flight.unsent = None
-
+        flight.task = asyncio.current_task()
+        answer = Answer(flight, scope.get("path", ""), send)
         outcome = "aborted"
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, Body(receive), observed)
-            outcome = f"{status // 100}xx" if status else "aborted"
+            await self._answer(flight, answer, scope, receive)
+            outcome = "aborted" if flight.is_cut and answer.status < 500 else _outcome(answer.status)
+        except Exception:
+            # Starlette raises what it answered with 500 once more, for the log.
+            outcome = _outcome(answer.status) if answer.status >= 500 else outcome
+            raise
         finally:
             self._metrics.in_flight.dec()
             # vLLM leaves the final usage here for middleware; absent for routes that do not generate.
             metadata = scope.get("state", {}).get("request_metadata")
             self._metrics.count(flight.adapter, outcome, getattr(metadata, "final_usage_info", None))
+
+    async def _answer(self, flight: Flight, answer: Answer, scope: Message, receive: Receive) -> None:
+        try:
+            await self._app(scope, Body(receive), answer.send)
+        except asyncio.CancelledError:
+            if not flight.is_cut:
+                raise
+        except Exception as error:
+            if answer.is_open_stream and not flight.is_cut:
+                await answer.cut_short(broken_off(error))
+            raise
+        if flight.is_cut and not answer.whole:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()  # the cancellation was ours, and has done its work
+            if not await answer.cut_short(SHUT_DOWN):
+                raise asyncio.CancelledError
 
     async def _refuse(self, verdict: Verdict, send: Send) -> None:
         status, retry_after, error = _REFUSALS[verdict]
@@ -112,3 +130,15 @@ class AdmissionMiddleware:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+async def _take(receive: Receive) -> None:
+    """Read a body that is of no use: a connection closed with bytes unread is reset, and the answer with it."""
+    body = Body(receive, seconds=UNUSED_BODY_SECONDS)
+    with suppress(HTTPException):  # too long, or too slow
+        while (message := await body())["type"] == "http.request" and message.get("more_body", False):
+            pass
+
+
+def _outcome(status: int) -> str:
+    return f"{status // 100}xx" if status else "aborted"

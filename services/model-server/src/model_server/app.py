@@ -14,7 +14,7 @@ from model_server.api_keys import ApiKeys
 from model_server.authentication import AuthenticationMiddleware
 from model_server.lifecycle import Lifecycle
 from model_server.metrics import Metrics
-from model_server.routes import chat, health, not_served
+from model_server.routes import chat, constraint, health, not_served
 from model_server.vllm_compat import EngineClient
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ async def build(
     """
     app = await vllm_compat.build_app(engine, namespace, models_class)
     vllm_compat.answer_unknown_models(app, not_served.answering(app.state.openai_serving_models, unserved))
+    vllm_compat.blame_requests(app, constraint.note, constraint.blame)
     app.include_router(health.router(lifecycle))
     app.include_router(chat.router(has_template=vllm_compat.has_chat_template(app)))
     # Around the application, not among its middleware: vLLM returns an application that takes no more of those.

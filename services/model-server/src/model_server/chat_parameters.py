@@ -13,8 +13,13 @@ import msgspec
 
 DEFAULT_MAX_TOKENS: Final = 200
 """Tokens of an answer when the body says nothing (KAITO's default)."""
-_MAX_CHOICES: Final = 16
-"""Widest beam search that a client may ask for: each beam is a sequence in the batch."""
+_MAX_CHOICES: Final = 10
+"""Widest beam search that a client may ask for. The engine looks at twice as many candidates for each token, and gives 20."""
+
+_LENGTHS: Final = (
+    "the answer cannot have at least {least} tokens (min_length, min_new_tokens or min_tokens) and at most {most} "
+    f"(max_length, max_new_tokens or max_tokens; {DEFAULT_MAX_TOKENS} where none is given)"
+)
 
 
 class ChatError(Exception):
@@ -55,6 +60,8 @@ def plan(body: Any, has_template: bool) -> ChatPlan:
     # Fields beside the prompt win over generate_kwargs: they are the newer way to say it.
     fields |= _mapped(kwargs) | _mapped({key: value for key, value in body.items() if key in _RULES})
     fields |= _model(body) | _truncation(body)
+    if fields.get("min_tokens", 0) > fields["max_tokens"]:
+        raise ChatError(_LENGTHS.format(least=fields["min_tokens"], most=fields["max_tokens"]))
     question, lead = _question(body, has_template)
     if _boolean("return_full_text", body.get("return_full_text")) and not lead:
         raise ChatError("return_full_text needs a prompt; with messages there is no text to return")
@@ -123,7 +130,7 @@ def _number(target: str, low: float, high: float, *, whole: bool = False) -> _Ru
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise ChatError(f"{key} must be a {'whole ' if whole else ''}number, got {value!r}")
         if not low <= value <= high:
-            raise ChatError(f"{key} must be between {low:g} and {high:g}, got {value!r}")
+            raise ChatError(f"{key} must be between {low:.10g} and {high:.10g}, got {value!r}")
         return {target: value}
 
     return rule
@@ -183,7 +190,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "min_new_tokens": _number("min_tokens", 0, _LENGTH, whole=True),
     "min_tokens": _number("min_tokens", 0, _LENGTH, whole=True),
     "do_sample": _sampling,
-    "temperature": _number("temperature", 0, 100),
+    "temperature": _number("temperature", 0, 2),
     "top_k": _number("top_k", -1, _LENGTH, whole=True),
     "top_p": _number("top_p", 0, 1),
     "min_p": _number("min_p", 0, 1),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class Phase(StrEnum):
@@ -21,17 +21,29 @@ class Phase(StrEnum):
 class Flight:
     """One HTTP request from its first to its last byte."""
 
-    __slots__ = ("adapter", "engine_name", "retry_after", "unsent")
+    __slots__ = ("adapter", "demand", "engine_name", "is_cut", "retry_after", "task", "unsent")
 
     def __init__(self) -> None:
         self.adapter = ""
         """Public name of the adapter that it uses, or asks for while it is not served; "" for the base model."""
         self.engine_name = ""
         """The engine's name of that adapter's version."""
+        self.demand = ""
+        """The field of its body that says which form the answer must have; "" for none."""
         self.retry_after = 0
         """Seconds after which the client should ask again, for the answer's header; 0: none."""
         self.unsent: object | None = None
         """The piece of the answer that waits until the client has read earlier ones; None: none waits."""
+        self.task: asyncio.Task[Any] | None = None
+        """What answers it; None: nothing that can be cut."""
+        self.is_cut = False
+        """The server does not wait for the rest of the answer."""
+
+    def cut(self) -> None:
+        """End the work on the answer; whoever awaits it says so to the client."""
+        if self.task is not None and not self.is_cut:
+            self.is_cut = True
+            self.task.cancel()
 
 
 CURRENT: Final[ContextVar[Flight | None]] = ContextVar("model_server_flight", default=None)
@@ -112,6 +124,11 @@ class Lifecycle:
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
         await self._until(lambda: not self._flights)
+
+    def cut(self) -> None:
+        """End what is in flight: each client is told, in place of the rest of its answer."""
+        for flight in tuple(self._flights):
+            flight.cut()
 
     async def unused(self, engine_name: str) -> None:
         """Wait until no request in flight uses that adapter version."""

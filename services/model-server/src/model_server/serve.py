@@ -241,6 +241,7 @@ class Server:
             idle.cancel()
         if self._lifecycle.in_flight:
             _logger.warning("requests cut at the deadline", extra={"in_flight": self._lifecycle.in_flight})
+            self._lifecycle.cut()
 
     def _watch_signals(self) -> asyncio.Event:
         """From now on SIGTERM and SIGINT start the drain instead of ending the process on the spot."""

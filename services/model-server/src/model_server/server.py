@@ -14,6 +14,7 @@ import uvicorn
 
 from model_server import vllm_compat
 from model_server.exits import ExitCode, FatalError
+from model_server.http_protocol import HttpProtocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -50,6 +51,7 @@ def build(app: FastAPI, guarded: Application, namespace: argparse.Namespace) -> 
     """Return the server for `guarded`, which wraps `app`, configured as vLLM would configure it."""
     config = uvicorn.Config(
         guarded,
+        http=HttpProtocol,
         host=namespace.host,
         port=namespace.port,
         log_level=namespace.uvicorn_log_level,

@@ -11,11 +11,13 @@ import asyncio
 import importlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from model_server.arguments import Option, OptionKind, OptionTable
+from model_server.sendable import unsendable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,6 +45,7 @@ class EngineClient(Protocol):
     vllm_config: Any
     model_config: Any
     output_processor: Any
+    engine_core: Any
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
         """Return what the model can do: "generate", "embed", ..."""
@@ -127,6 +130,7 @@ async def start_engine(config: Any, namespace: argparse.Namespace) -> EngineClie
     )
     await engine.reset_mm_cache()  # the profile run left dummy data there
     client: EngineClient = engine
+    forget_unsent(client)
     return client
 
 
@@ -161,6 +165,36 @@ def answer_unknown_models(app: FastAPI, answer: Callable[[str], Any]) -> None:
         check = getattr(serving, "_check_model", None)
         if check is not None:
             serving._check_model = partial(_checked, check, answer)
+
+
+def blame_requests(app: FastAPI, note: Callable[[Any], None], blame: Callable[[], Any]) -> None:
+    """Let `blame` say what in a request made the engine give it up; `note` sees each request first, on every route of vLLM's.
+
+    vLLM says "Internal server error" (500). That stays where `blame` returns None; else it is a 400 about its `field`, with its
+    `message`.
+    """
+    for serving in app.state._state.values():
+        if hasattr(serving, "_check_model"):
+            serving._check_model = partial(_noted, serving._check_model, note)
+        if hasattr(serving, "_raise_if_error"):
+            serving._raise_if_error = partial(_blamed, serving._raise_if_error, blame)
+
+
+async def _noted(check: Callable[[Any], Awaitable[Any]], note: Callable[[Any], None], request: Any) -> Any:
+    note(request)
+    return await check(request)
+
+
+def _blamed(
+    raise_if_error: Callable[[str | None, str], None],
+    blame: Callable[[], Any],
+    finish_reason: str | None,
+    request_id: str,
+) -> None:
+    found = blame() if finish_reason == "error" else None
+    if found is not None:
+        raise _validation_error(found.message, found.field)
+    raise_if_error(finish_reason, request_id)
 
 
 async def _checked(check: Callable[[Any], Awaitable[Any]], answer: Callable[[str], Any], request: Any) -> Any:
@@ -285,6 +319,30 @@ def guard_sequences(engine: EngineClient, admitted: Set[int]) -> None:
     engine.output_processor.add_request = guarded
 
 
+def forget_unsent(engine: EngineClient) -> None:
+    """Let a request that does not reach the engine's process leave no trace in this one.
+
+    vLLM notes a sequence first and sends it then. Where sending fails, or its client goes away at that moment, the note stays: it
+    counts as unfinished for ever, takes a place in the queue, and keeps its adapter in the engine.
+    """
+    core = engine.engine_core
+    send = core.add_request_async
+
+    async def sent(request: Any) -> None:
+        try:
+            await send(request)
+        except BaseException as error:
+            engine.output_processor.abort_requests([request.request_id], internal=True)
+            with suppress(Exception):  # the engine may have got it; where it cannot be told, it has not
+                await core.abort_requests_async([request.request_id])
+            found = unsendable(request) if isinstance(error, Exception) else None
+            if found is None:
+                raise
+            raise _validation_error(found.message, found.field) from error
+
+    core.add_request_async = sent
+
+
 async def shutdown(engine: EngineClient, seconds: float) -> None:
     """End the engine's processes within `seconds`."""
     reader = getattr(engine, "output_handler", None)
@@ -318,6 +376,12 @@ def has_chat_template(app: FastAPI) -> bool:
     if chat is None:
         return False
     return bool(chat.chat_template or getattr(chat.renderer.tokenizer, "chat_template", None))
+
+
+def _validation_error(message: str, field: str) -> Exception:
+    """Return what vLLM answers with 400, about one field of the request."""
+    error: Exception = importlib.import_module("vllm.exceptions").VLLMValidationError(message, parameter=field)
+    return error
 
 
 def _usage_context() -> Any:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kaito_api.adapter import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -59,15 +61,13 @@ def inspect(folder: Path, base: Base | None, max_rank: int | None) -> Verdict:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    words = "it is not a JSON object"
+    with path.open("rb") as file:
+        content = file.read(CONFIG_LIMIT)
     try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(CONFIG_LIMIT))
-    except ValueError as error:
-        config, words = None, str(error)
-    if not isinstance(config, dict):
-        raise AdapterRefusedError(Problem(AdapterReason.CONFIG_INVALID, f"{CONFIG_FILE} cannot be read: {words}"))
-    return config
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        problem = Problem(AdapterReason.CONFIG_INVALID, f"{CONFIG_FILE} cannot be read: {error}")
+        raise AdapterRefusedError(problem) from error
 
 
 def _raise(problems: tuple[Problem, ...]) -> None:

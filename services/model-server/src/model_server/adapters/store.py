@@ -23,6 +23,8 @@ from model_server.adapters.version import Version
 
 FileStates: TypeAlias = tuple[tuple[int, int, int, int, int], ...]
 _CHUNK: Final = 1 << 20
+_NAME_LENGTH: Final = 150
+"""Characters of an adapter's name in the name of a folder, which may have 255 with the digest. The API allows names of 253."""
 
 
 class AdapterStore:
@@ -117,7 +119,15 @@ class AdapterStore:
 
     def _version(self, version: Version) -> Path:
         digest = version.digest.replace(":", "-")
-        return self._root / "versions" / f"{version.name}@{digest}-s{version.strength}"
+        return self._root / "versions" / f"{_short(version.name)}@{digest}-s{version.strength}"
+
+
+def _short(name: str) -> str:
+    """Return `name`, or a beginning of it that no other name has."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    whole = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name[: _NAME_LENGTH - len(whole) - 1]}~{whole}"
 
 
 def file_states(folder: Path) -> FileStates:

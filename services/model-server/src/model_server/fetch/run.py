@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,14 @@ _logger = logging.getLogger(__name__)
 def run(options: FetchOptions, termination_log: Path) -> int:
     """Fetch; return the exit code."""
     setup_logging()
-    return asyncio.run(_run(options, termination_log))
+    with asyncio.Runner() as runner:
+        code = runner.run(_run(options, termination_log))
+        if code == _TERMINATED:
+            # The last word is said. The hub's library cannot be called off: its threads would go on to the end of the
+            # download, or until kubelet kills them. What they have written so far is continued by the next pod.
+            logging.shutdown()
+            os._exit(code)
+    return code
 
 
 async def _run(options: FetchOptions, termination_log: Path) -> int:
