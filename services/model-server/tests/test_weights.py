@@ -79,6 +79,40 @@ def test_damage(model: Path, damage: Damage, code: int, words: str) -> None:
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "stops", "served"),
+    [
+        ({"vocab_size": 100}, [1, 99], True),
+        ({"vocab_size": 100}, 99, True),
+        ({"vocab_size": 100}, 100, False),
+        ({"vocab_size": 100}, [1, 100], False),
+        ({"text_config": {"vocab_size": 100}}, 100, False),
+        ({}, 100, True),
+        ({"vocab_size": 100}, None, True),
+        ({"vocab_size": 100}, "100", True),
+    ],
+)
+def test_tokens_that_end_an_answer_are_the_model_s(
+    model: Path, vocabulary: dict[str, object], stops: object, served: bool
+) -> None:
+    """Else the first request with `min_tokens` ends the engine: an IndexError in its worker."""
+    (model / "config.json").write_text(json.dumps({"architectures": ["Phi3ForCausalLM"], **vocabulary}))
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    if served:
+        assert weights.inspect(model).architecture == "Phi3ForCausalLM"
+        return
+    with pytest.raises(FatalError, match="token 100 ends an answer, but the model has 100 tokens") as caught:
+        weights.inspect(model)
+    assert caught.value.code is ExitCode.WEIGHTS_INVALID
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000])
+def test_an_unreadable_generation_config_is_left_out(model: Path, text: str) -> None:
+    (model / "config.json").write_text('{"architectures": ["Phi3ForCausalLM"], "vocab_size": 100}')
+    (model / "generation_config.json").write_text(text)
+    assert weights.inspect(model).architecture == "Phi3ForCausalLM"
+
+
 def test_another_model(model: Path) -> None:
     with pytest.raises(FatalError, match="another model") as caught:
         weights.inspect(model, "LlamaForCausalLM")

@@ -18,6 +18,7 @@ from model_server.exits import ExitCode, FatalError
 HEADER_LIMIT: Final = 100 * 1024 * 1024
 """Largest safetensors header that readers of the format accept, in bytes."""
 _INDEX: Final = "model.safetensors.index.json"
+_GENERATION: Final = "generation_config.json"
 _MISTRAL_CONFIG: Final = "params.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tekken.json", "vocab.json")
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -56,6 +57,7 @@ def inspect(directory: Path, expected_architecture: str = "") -> ModelFacts:
         )
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise FatalError(ExitCode.WEIGHTS_INVALID, f"{directory} holds no tokenizer ({', '.join(_TOKENIZERS)})")
+    _check_stops(directory, config)
     size = sum(check_safetensors(path) for path in _weight_files(directory))
     dtype = config.get("dtype") or config.get("torch_dtype") or ""
     return ModelFacts(architecture=architecture, dtype=str(dtype).removeprefix("torch."), size_bytes=size)
@@ -124,6 +126,26 @@ def _config(directory: Path) -> dict[str, Any]:
         ExitCode.WEIGHTS_MISSING,
         f"{directory} holds no config.json: if the weights lie in a folder of the image, name it in the preset's path",
     )
+
+
+def _check_stops(directory: Path, config: dict[str, Any]) -> None:
+    """The tokens that end an answer must be among the model's: a request with `min_tokens` indexes the logits by them.
+
+    A generation_config.json that cannot be read is left out by vLLM.
+    """
+    text = config.get("text_config")
+    vocabulary = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    try:
+        stops = json.loads((directory / _GENERATION).read_bytes())["eos_token_id"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return
+    for stop in stops if isinstance(stops, list) else [stops]:
+        if isinstance(stop, int) and isinstance(vocabulary, int) and stop >= vocabulary:
+            raise FatalError(
+                ExitCode.WEIGHTS_INVALID,
+                f"{_GENERATION} says that token {stop} ends an answer, but the model has {vocabulary} tokens: the file "
+                "belongs to another model, or its eos_token_id is wrong",
+            )
 
 
 def _architecture(directory: Path, config: dict[str, Any]) -> str:
