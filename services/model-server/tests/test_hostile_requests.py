@@ -112,3 +112,11 @@ def test_as_many_beams_as_are_allowed_are_possible(server: ServerProcess) -> Non
     assert post(server, "/chat", body)[0] == 200
     status, raw = post(server, "/chat", body | {"generate_kwargs": {"num_beams": 11}})
     assert (status, json.loads(raw)["error"]["message"]) == (400, "num_beams must be between 1 and 10, got 11")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_one_request_cannot_take_every_place(server: ServerProcess, path: str) -> None:
+    body = {"model": MODEL, "prompt": "hi", "messages": MESSAGES, "max_tokens": 1}
+    status, raw = post(server, path, body | {"n": 129})
+    assert (status, "n must be at most 128, got 129" in raw.decode()) == (400, True), raw
+    assert post(server, path, body | {"n": 2})[0] == 200

@@ -73,6 +73,8 @@ ENVIRONMENT_DEFAULTS: Final = {
     # An allow-list for every group of plugins; empty, it keeps vLLM's own adapter resolvers out.
     "VLLM_PLUGINS": "",
     "HF_HUB_OFFLINE": "1",
+    # Answers to one request: OpenAI's own limit. vLLM's (16384) lets one request take every place for a long time.
+    "VLLM_MAX_N_SEQUENCES": "128",
 }
 """Set for the engine where the pod says nothing."""
 
